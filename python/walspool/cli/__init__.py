@@ -1,0 +1,20 @@
+"""The ``walspool`` command: one module for each group of verbs, over the public facades only."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command with the arguments of the process and end the process with its exit code."""
+    missing = [name for name in ("typer", "rich") if find_spec(name) is None]
+    if missing:
+        needed = " and ".join(missing)
+        print(f"walspool: the command line needs {needed}: pip install 'walspool[cli]'", file=sys.stderr)
+        sys.exit(3)
+    from walspool.cli.running import end, run
+
+    end(run(sys.argv[1:]))

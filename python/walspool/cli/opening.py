@@ -1,0 +1,33 @@
+"""Opening a log that must already be there: a mistyped path is an error, not an empty or a new log."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import walspool
+
+__all__ = ["files_of", "must_exist", "to_read"]
+
+
+def files_of(data_path: Path) -> Iterator[os.DirEntry[str]]:
+    """Every file that belongs to the log."""
+    active = walspool.LogicalWalSpool.path_for(data_path)
+    with os.scandir(active.parent) as entries:
+        yield from (each for each in entries if each.name.startswith(active.name))
+
+
+def must_exist(data_path: Path) -> None:
+    """``FileNotFoundError`` where there is no log. The lock alone is none: it stays when nothing else does."""
+    if data_path.is_dir() or any(not each.name.endswith(".lock") for each in files_of(data_path)):
+        return  # what is wrong with a directory, the open says
+    path = walspool.LogicalWalSpool.path_for(data_path)
+    raise FileNotFoundError(errno.ENOENT, "there is no such log", str(path))
+
+
+def to_read(data_path: Path) -> walspool.LogicalWalSpool:
+    """The log, opened read-only: no lock, no repair, beside a live writer."""
+    must_exist(data_path)
+    return walspool.open(data_path, read_only=True)

@@ -1,0 +1,402 @@
+"""The writer of the active file: order and term checks, batches, holding and sealing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from walspool.core.pure.change import change_term
+from walspool.core.pure.file import File, StrPath
+from walspool.core.pure.flush import Batch, Flusher, Mark
+from walspool.core.pure.frame import OVERHEAD, check_payload, copy_buffer, copy_payload, fact
+from walspool.core.pure.frames import RawFrame, split_frames
+from walspool.core.pure.index import Prefix, ScanReport
+from walspool.core.pure.waiters import Waiters
+from walspool.errors import LsnOrderError, SpoolClosed, SpoolPoisoned, StaleTermError, WalspoolError
+from walspool.records import MAX_U64, check_u64
+
+__all__ = ["Appender"]
+
+Item: TypeAlias = tuple[int | None, Any, int | None, int | None]
+
+
+class Appender:
+    """One for the life of a writer. Any number of threads may use it; appends go one after the other."""
+
+    def __init__(
+        self,
+        file: File,
+        path: StrPath,
+        report: ScanReport,
+        *,
+        mark: tuple[File, bytes] | None = None,
+        segment_bytes: int | None = None,
+        floor_lsn: int = 0,
+        term: int = 1,
+        fill_after: int = 64,
+    ) -> None:
+        check_u64("floor_lsn", floor_lsn)
+        check_u64("term", term)
+        self._floor = floor_lsn
+        self._term = term
+        self._sealed = False
+        self._closed = False
+        self._abandoned = False
+        # Taken for all that writes. Reentrant, so that a holder's own appends go through.
+        self._mutex = threading.RLock()
+        self._waiters = Waiters()
+        self._flusher = Flusher(
+            file,
+            path,
+            report,
+            mark=None if mark is None else Mark(*mark),
+            segment_bytes=segment_bytes,
+            fill_after=fill_after,
+            published=self._waiters.wake,
+        )
+
+    # What is durable.
+
+    @property
+    def durable_lsn(self) -> int:
+        """The last durable LSN, or the floor where that is higher."""
+        self._own()
+        return max(self._floor, self._flusher.durable.highest_lsn)
+
+    @property
+    def current_term(self) -> int:
+        """The term that a new record has at least."""
+        self._own()
+        return max(self._term, self._flusher.durable.highest_term)
+
+    @property
+    def poisoned(self) -> str | None:
+        """Why nothing is written any more, or ``None``."""
+        self._own()
+        return self._flusher.poisoned
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed or abandoned."""
+        return self._closed or self._abandoned
+
+    def summary(self) -> ScanReport:
+        """What is durable now in the current file; the index is shared."""
+        self._own()
+        return Prefix.of(self._flusher.durable).report()
+
+    def stats(self) -> dict[str, int | list[int]]:
+        """Counters since the start, and histograms of sync time and of records per flush."""
+        self._own()
+        return self._flusher.stats()
+
+    # Appending.
+
+    def append(self, lsn: int | None, data: Any, term: int | None, timestamp_ms: int | None) -> int | None:
+        """Append one record and return its LSN when it is durable; ``None`` when the segment is full."""
+        self._own()
+        lsn, payload, term, timestamp_ms = _checked((lsn, data, term, timestamp_ms))
+        with self._mutex:
+            self._ready()
+            batch = Batch(self._flusher.durable)
+            lsn = self._add(batch, lsn, payload, term, timestamp_ms)
+            if self._full():
+                return None
+            self._flusher.flush(batch)
+            return lsn
+
+    def append_many(
+        self, items: Sequence[tuple[int, Any]], term: int | None, timestamp_ms: int | None, start: int
+    ) -> int:
+        """Append ``items`` from ``start`` on; the index of the first that was not appended because the file is full."""
+
+        def item(index: int) -> tuple[int, Any]:
+            lsn, data = items[index]
+            check_u64("lsn", lsn, f"records[{index}]: ")
+            return lsn, data
+
+        return self._append_all(len(items), item, term, timestamp_ms, start)
+
+    def append_next_many(
+        self, payloads: Sequence[Any], term: int | None, timestamp_ms: int | None, start: int
+    ) -> tuple[int, int | None]:
+        """Like ``append_many`` with the LSNs that follow; also the first LSN that this call gave."""
+        with self._mutex:
+            first = self.durable_lsn + 1
+            end = self._append_all(len(payloads), lambda index: (None, payloads[index]), term, timestamp_ms, start)
+            return end, first if end > start else None
+
+    def append_frames(self, buffer: Any, start: int) -> tuple[int, int | None, int | None, int, bool]:
+        """Append the version 3 frames in ``buffer`` from byte ``start`` on, as they are.
+
+        ``(records, first_lsn, last_lsn, end, full)``: ``end`` is where the first byte that was not appended lies.
+        """
+        self._own()
+        frames, bad = split_frames(memoryview(copy_buffer(buffer)), start)
+        with self._mutex:
+            self._ready()
+            last_lsn, last_term = self._position(None)
+            for frame in frames:
+                last_lsn, last_term = _next(last_lsn, last_term, frame.lsn, frame.term, b"", None)
+            if bad is not None:
+                raise bad
+            end = self._run(0, len(frames), lambda batch, index: _take_frame(batch, frames[index]))
+            if end == 0:
+                return 0, None, None, start, bool(frames)
+            return end, frames[0].lsn, frames[end - 1].lsn, frames[end - 1].end, end < len(frames)
+
+    def append_each(self, items: Sequence[Item], start: int) -> tuple[list[int | Exception], int]:
+        """Append ``items`` from ``start`` on by their own merits: an LSN or an error for each, and where the file was full."""
+        self._own()
+        results: list[int | Exception] = []
+        with self._mutex:
+            while start + len(results) < len(items):
+                before = len(results)
+                self._append_some(items, start, results)
+                if len(results) == before:
+                    break
+        return results, start + len(results)
+
+    def _append_some(self, items: Sequence[Item], start: int, results: list[int | Exception]) -> None:
+        """One batch of ``append_each``."""
+        batch = Batch(self._flusher.durable)
+        good: list[int] = []
+        for at in range(len(results), len(items) - start):
+            try:
+                lsn, payload, term, timestamp_ms = _checked(items[start + at])
+                self._ready()
+                if not batch.fits(len(payload) + OVERHEAD):
+                    break
+                lsn = self._add(batch, lsn, payload, term, timestamp_ms)
+                if self._full():
+                    break
+            except (WalspoolError, TypeError, ValueError) as error:
+                results.append(error)
+            else:
+                good.append(at)
+                results.append(lsn)
+        try:
+            if good:
+                self._flusher.flush(batch)
+        except (WalspoolError, OSError) as error:
+            for at in good:
+                results[at] = error
+
+    def _append_all(
+        self,
+        count: int,
+        item: Callable[[int], tuple[int | None, Any]],
+        term: int | None,
+        timestamp_ms: int | None,
+        start: int,
+    ) -> int:
+        self._own()
+        _, _, term, stamp = _checked((None, b"", term, timestamp_ms))
+
+        def take(batch: Batch, index: int) -> bool:
+            lsn, data = item(index)
+            payload = copy_payload(data, index)
+            if batch.fits(len(payload) + OVERHEAD):
+                self._add(batch, lsn, payload, term, stamp, index)
+                return True
+            return False
+
+        with self._mutex:
+            self._ready()
+            if start == 0:
+                self._check_all(count, item, term)
+            return self._run(start, count, take)
+
+    def _check_all(self, count: int, item: Callable[[int], tuple[int | None, Any]], term: int | None) -> None:
+        """Whether all items, one after the other, may be appended; the first bad one decides which error there is."""
+        last_lsn, last_term = self._position(None)
+        for index in range(count):
+            lsn, data = item(index)
+            check_payload(data, index)
+            last_lsn, last_term = _next(last_lsn, last_term, lsn, term, data, index)
+
+    def _run(self, start: int, count: int, take: Callable[[Batch, int], bool]) -> int:
+        """Batch after batch; the index of the first item not appended because the file is full."""
+        index, through = start, None
+        try:
+            while index < count and not self._full():
+                batch = Batch(self._flusher.durable)
+                while index < count and take(batch, index):
+                    index += 1
+                self._flusher.flush(batch)
+                through = batch.after.last_lsn
+        except BaseException as error:
+            if through is not None:
+                error.appended_through = through  # type: ignore[attr-defined]
+            raise
+        return index
+
+    def _position(self, batch: Batch | None) -> tuple[int, int]:
+        """LSN and term that the next record must be above, and not below."""
+        known = self._flusher.durable if batch is None else batch.after
+        return max(self._floor, known.highest_lsn), max(self._term, known.highest_term)
+
+    def _add(
+        self,
+        batch: Batch,
+        lsn: int | None,
+        payload: bytes,
+        term: int | None,
+        timestamp_ms: int,
+        index: int | None = None,
+    ) -> int:
+        lsn, term = _next(*self._position(batch), lsn, term, payload, index)
+        batch.add(lsn, payload, term, timestamp_ms)
+        return lsn
+
+    def _full(self) -> bool:
+        return self._sealed or self._flusher.full()
+
+    def _own(self) -> None:
+        """This is still the process that made it."""
+        if self._abandoned:
+            raise SpoolClosed(path=self._flusher.path)
+
+    def _alive(self) -> None:
+        if self._closed or self._abandoned:
+            raise SpoolClosed(path=self._flusher.path)
+
+    def _ready(self) -> None:
+        """Nothing stands against an append, and the flush before has come to its end."""
+        self._alive()
+        if self._flusher.poisoned is not None:
+            raise SpoolPoisoned(path=self._flusher.path, reason=self._flusher.poisoned)
+        self._flusher.settle()
+
+    # Holding, sealing, ending.
+
+    def hold(self) -> None:
+        """Let the appends of all other threads wait, until ``release``. May be nested."""
+        self._own()
+        self._mutex.acquire()
+        if self.closed:
+            self._mutex.release()
+            raise SpoolClosed(path=self._flusher.path)
+
+    def release(self) -> None:
+        """End one ``hold`` of this thread."""
+        self._own()
+        self._mutex.release()
+
+    def seal(self) -> ScanReport:
+        """Take no more appends, and trim the file to its durable end; its full report."""
+        self._own()
+        with self._mutex:
+            self._ready()
+            self._sealed = True
+            try:
+                self._flusher.seal()
+            except BaseException:
+                self._sealed = False
+                raise
+            return self.summary()
+
+    def unseal(self) -> None:
+        """Take appends again in the same file."""
+        self._own()
+        with self._mutex:
+            self._ready()
+            self._sealed = False
+
+    def swap(self, file: File, path: StrPath, report: ScanReport) -> None:
+        """Go on in another file, of which ``report`` tells."""
+        self._own()
+        with self._mutex:
+            self._ready()
+            # What was reached in the file before holds on.
+            self._floor, self._term = self._position(None)
+            self._flusher.swap(file, path, report)
+            self._sealed = False
+        self._waiters.wake()
+
+    def raise_floor(self, lsn: int) -> None:
+        """Accept no LSN at or below ``lsn`` any more."""
+        check_u64("lsn", lsn)
+        self._own()
+        with self._mutex:
+            self._ready()
+            self._floor = max(self._floor, lsn)
+        self._waiters.wake()
+
+    def close(self) -> None:
+        """Wait for what is under way, trim the file, and let go of it. Twice does no harm."""
+        if self._abandoned:
+            return
+        with self._mutex:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._flusher.close()
+            finally:
+                self._waiters.wake()
+
+    def abandon(self) -> None:
+        """Refuse every call from now on: this is the copy in a forked child. No lock is taken, nothing is written."""
+        self._abandoned = True
+
+    # Waiting.
+
+    def wait_lsn(self, since_lsn: int, timeout: float | None) -> bool:
+        """Wait until ``durable_lsn`` is above ``since_lsn``; false when ``timeout`` seconds have passed before."""
+        check_u64("since_lsn", since_lsn)
+
+        def passed() -> bool:
+            self._alive()
+            return self.durable_lsn > since_lsn
+
+        return self._waiters.wait(passed, timeout)
+
+    def add_listener(self, fd: int) -> None:
+        """Write a 1 to the eventfd ``fd`` whenever there may be something new."""
+        self._own()
+        self._waiters.add(fd)
+
+    def remove_listener(self, fd: int) -> None:
+        """End that; no write to ``fd`` is under way on return."""
+        self._own()
+        self._waiters.remove(fd)
+
+
+def _checked(item: Item) -> tuple[int | None, bytes, int | None, int]:
+    """The arguments of one append: checked, the payload copied, the clock read."""
+    lsn, data, term, timestamp_ms = item
+    if lsn is not None:
+        check_u64("lsn", lsn)
+    payload = copy_payload(data)
+    if term is not None:
+        check_u64("term", term)
+    if timestamp_ms is None:
+        timestamp_ms = max(time.time_ns() // 1_000_000, 0)
+    check_u64("timestamp_ms", timestamp_ms)
+    return lsn, payload, term, timestamp_ms
+
+
+def _next(
+    last_lsn: int, last_term: int, lsn: int | None, term: int | None, payload: Any, index: int | None
+) -> tuple[int, int]:
+    """LSN and term of a record that follows those; an error where it may not."""
+    if lsn is None:
+        lsn = min(last_lsn + 1, MAX_U64)
+    if lsn <= last_lsn:
+        raise LsnOrderError(lsn=lsn, last_lsn=last_lsn, **fact(index))
+    if term is None:
+        change = change_term(payload)
+        term = change[0] if change is not None and change[1] else last_term
+    if term < last_term:
+        raise StaleTermError(term=term, current_term=last_term, **fact(index))
+    return lsn, term
+
+
+def _take_frame(batch: Batch, frame: RawFrame) -> bool:
+    if not batch.fits(len(frame.data)):
+        return False
+    batch.add_frame(frame)
+    return True

@@ -1,0 +1,245 @@
+"""Every file name of a spool, and the file operations that promise durability."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from walspool.errors import SpoolCorrupt
+
+__all__ = [
+    "SpoolFiles",
+    "create",
+    "make_directories",
+    "names_path",
+    "no_room",
+    "pread_exactly",
+    "pwrite_all",
+    "refuse_odd_file",
+    "rename",
+    "slots_path",
+    "spool_path",
+    "sync_directory",
+    "sync_file",
+    "unlink",
+]
+
+#: The reference's name for a data path without a file name.
+DEFAULT_NAME = "reddb.rdb"
+CHUNK = 1 << 20
+
+_FULLFSYNC: Callable[[int], object] | None = None
+if sys.platform == "darwin":
+    import fcntl
+
+    def _full_fsync(fd: int) -> None:
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # plain fsync leaves data in the drive's cache there
+
+    _FULLFSYNC = _full_fsync
+
+
+def _beside(data_path: str | os.PathLike[str], suffix: str) -> Path:
+    text = os.fspath(data_path)
+    if not isinstance(text, str):
+        text = os.fsdecode(text)
+    path = Path(text)
+    if path.name in ("", ".."):
+        parent = path.parent if path.name == ".." else path
+        return parent / (DEFAULT_NAME + suffix)
+    return path.with_name(path.name + suffix)
+
+
+def spool_path(data_path: str | os.PathLike[str]) -> Path:
+    """``DIR/NAME.logical.wal`` for the data file ``DIR/NAME`` (the reference's rule)."""
+    return _beside(data_path, ".logical.wal")
+
+
+def slots_path(data_path: str | os.PathLike[str]) -> Path:
+    """``DIR/NAME.logical.slots.json`` for the data file ``DIR/NAME`` (the reference's rule)."""
+    return _beside(data_path, ".logical.slots.json")
+
+
+@contextlib.contextmanager
+def names_path(path: Path) -> Iterator[None]:
+    """Give an ``OSError`` of a descriptor call the name of the file that it was about."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def no_room(error: OSError) -> bool:
+    """Whether an error says that the disk or the quota is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+class SpoolFiles:
+    """The names of all files of the spool whose active segment is ``active``."""
+
+    def __init__(self, active: Path) -> None:
+        self.active = active
+        self.directory = active.parent
+        self.lock = self._with(".lock")
+        self.state = self._with(".state")
+        self.state_spare = self._with(".state.spare")
+        self.mark = self._with(".mark")
+        self.active_rewrite = self._with(".tmp")
+        escaped = re.escape(active.name)
+        self._sealed_name = re.compile(escaped + r"\.(\d{20})", re.ASCII)
+        self._sidecar_name = re.compile(escaped + r"\.(\d{20})\.idx", re.ASCII)
+        self._leftover_name = re.compile(escaped + r"(\.\d{20}(\.idx)?)?\.tmp", re.ASCII)
+        self._aside_name = re.compile(escaped + r"(\.\d{20}(\.idx)?|\.mark)?\.aside", re.ASCII)
+        self._quarantine_name = re.compile(escaped + r"\.quarantine-(\d+)-([0-9a-f]{8})", re.ASCII)
+
+    def _with(self, suffix: str) -> Path:
+        return self.active.with_name(self.active.name + suffix)
+
+    def sealed(self, first_lsn: int) -> Path:
+        """The name of a sealed segment whose first record has this LSN."""
+        return self._with(f".{first_lsn:020d}")
+
+    def sidecar(self, segment: Path) -> Path:
+        """The index sidecar of a sealed segment."""
+        return segment.with_name(segment.name + ".idx")
+
+    def rewrite(self, segment: Path) -> Path:
+        """Where a segment is written anew before it takes its old name."""
+        return segment.with_name(segment.name + ".tmp")
+
+    def quarantine(self, offset: int, crc: int) -> Path:
+        """Where bytes cut at ``offset`` are saved; ``crc`` is the CRC-32 of those bytes."""
+        return self._with(f".quarantine-{offset}-{crc:08x}")
+
+    def aside(self, path: Path) -> Path:
+        """Where ``restart_at`` puts a file of the old log."""
+        return path.with_name(path.name + ".aside")
+
+    def _matching(self, pattern: re.Pattern[str]) -> list[tuple[re.Match[str], Path]]:
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+        found = ((pattern.fullmatch(each), self.directory / each) for each in names)
+        return sorted(((match, path) for match, path in found if match), key=lambda pair: pair[1].name)
+
+    def list_sealed(self) -> list[Path]:
+        """The sealed segments there are, oldest first."""
+        return [path for _, path in self._matching(self._sealed_name)]
+
+    def list_sidecars(self) -> list[tuple[Path, Path]]:
+        """Each sidecar there is, with the segment that it belongs to."""
+        return [(path, path.with_suffix("")) for _, path in self._matching(self._sidecar_name)]
+
+    def list_leftovers(self) -> list[Path]:
+        """Half-written replacements that a crash left; nothing relies on them."""
+        return [path for _, path in self._matching(self._leftover_name)]
+
+    def list_aside(self) -> list[Path]:
+        """Files that ``restart_at`` set aside."""
+        return [path for _, path in self._matching(self._aside_name)]
+
+    def list_quarantined(self) -> list[Path]:
+        """Saved copies of bytes that were cut."""
+        return [path for _, path in self._matching(self._quarantine_name)]
+
+
+def refuse_odd_file(path: Path) -> os.stat_result | None:
+    """The status of a regular file, ``None`` where there is none; anything else at that name is an error."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise SpoolCorrupt(path=path, reason="it is a symbolic link to nothing") from None
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise SpoolCorrupt(path=path, reason="it is not a regular file")
+    return status
+
+
+def sync_file(fd: int, path: Path) -> None:
+    """Put a file's content and size on stable storage."""
+    with names_path(path):
+        if _FULLFSYNC is not None:
+            _FULLFSYNC(fd)
+        else:
+            os.fsync(fd)
+
+
+def sync_directory(directory: Path) -> None:
+    """Put the creations, renames and unlinks in a directory on stable storage."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_file(fd, directory)
+    finally:
+        os.close(fd)
+
+
+def create(path: Path, *, exclusive: bool = True) -> int:
+    """Create a file for reading and writing, mode 0600. The directory is not synced."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_EXCL if exclusive else 0)
+    return os.open(path, flags, 0o600)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename, and make the new name durable."""
+    os.rename(source, target)
+    sync_directory(target.parent)
+
+
+def unlink(path: Path) -> bool:
+    """Remove a file if it is there; whether it was. The directory is not synced."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def make_directories(directory: Path) -> None:
+    """Create a directory and its parents, each entry durable."""
+    missing = []
+    while not directory.is_dir():
+        missing.append(directory)
+        if directory == directory.parent:
+            break
+        directory = directory.parent
+    for each in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(each)
+        sync_directory(each.parent)
+
+
+def pread_exactly(fd: int, length: int, offset: int, path: Path) -> bytes:
+    """Read ``length`` bytes at ``offset``; fewer only where the file ends."""
+    parts: list[bytes] = []
+    with names_path(path):
+        while length > 0:
+            part = os.pread(fd, min(length, CHUNK), offset)
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+    return b"".join(parts)
+
+
+def pwrite_all(fd: int, data: bytes, offset: int, path: Path) -> None:
+    """Write all of ``data`` at ``offset``."""
+    view = memoryview(data)
+    with names_path(path):
+        while view:
+            written = os.pwrite(fd, view, offset)
+            if written <= 0:
+                raise OSError(errno.EIO, "a write took no bytes")
+            offset += written
+            view = view[written:]

@@ -1,0 +1,134 @@
+"""Waiting for more, in threads and in asyncio, over anything that can be read and waited on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Protocol
+
+from walspool.core import Entry
+
+__all__ = ["Followable", "Wakeup", "afollow", "await_lsn_after", "follow"]
+
+#: How much an asyncio follower reads between two looks at the loop.
+_CHUNK_RECORDS = 512
+_CHUNK_BYTES = 1 << 20
+
+
+class Wakeup(Protocol):
+    """A descriptor that becomes readable when there may be more."""
+
+    @property
+    def wait_fd(self) -> int | None:
+        """The descriptor, ``None`` where the system offers none and looking now and then must do."""
+
+    def drain(self) -> None:
+        """Take what was signalled so far."""
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+
+
+class Followable(Protocol):
+    """What ``follow`` needs of a log."""
+
+    @property
+    def durable_lsn(self) -> int:
+        """The highest LSN that can be read."""
+
+    def entries_after(self, lsn: int) -> Iterable[Entry]:
+        """All records above ``lsn`` that are durable now; an error where some of them were pruned."""
+
+    def some_after(self, lsn: int, max_count: int, max_bytes: int) -> list[Entry]:
+        """The first of them."""
+
+    def wait_for_lsn_after(self, since_lsn: int, timeout: float | None) -> bool:
+        """Whether there is more, after waiting for it up to ``timeout`` seconds."""
+
+    def wakeup(self) -> Wakeup:
+        """Something to wait on in an event loop."""
+
+
+def follow(log: Followable, since_lsn: int, timeout: float | None) -> Iterator[Entry]:
+    """Records above ``since_lsn``, then each new one; ends after ``timeout`` seconds without one."""
+    last = since_lsn
+    while True:
+        for entry in log.entries_after(last):
+            last = max(last, entry.lsn)
+            yield entry
+        last = _past_floor(log, last)
+        if not log.wait_for_lsn_after(last, timeout):
+            return
+
+
+def _past_floor(log: Followable, last: int) -> int:
+    """Step over LSNs that no record has: ``durable_lsn`` may be a floor, and waiting for less would never sleep."""
+    durable = log.durable_lsn
+    return durable if durable > last and not log.some_after(last, 1, 1) else last
+
+
+class _LoopWaiter:
+    """Turns a wakeup's descriptor into something to await."""
+
+    def __init__(self, wakeup: Wakeup, poll_s: float = 0.1) -> None:
+        self._wakeup = wakeup
+        self._poll_s = poll_s
+        self._rung = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> _LoopWaiter:
+        if self._wakeup.wait_fd is not None:
+            self._loop.add_reader(self._wakeup.wait_fd, self._ring)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._wakeup.wait_fd is not None:
+            self._loop.remove_reader(self._wakeup.wait_fd)
+        self._wakeup.close()
+
+    def _ring(self) -> None:
+        self._wakeup.drain()
+        self._rung.set()
+
+    def clear(self) -> None:
+        """From here on, only what happens next wakes."""
+        self._rung.clear()
+
+    async def wait(self) -> None:
+        """Until something may have happened since ``clear``."""
+        if self._wakeup.wait_fd is None:
+            await asyncio.sleep(self._poll_s)
+        else:
+            await self._rung.wait()
+
+
+async def afollow(log: Followable, since_lsn: int) -> AsyncIterator[Entry]:
+    """Records above ``since_lsn``, then each new one, without a thread."""
+    last = since_lsn
+    with _LoopWaiter(log.wakeup()) as waiter:
+        while True:
+            waiter.clear()
+            some = log.some_after(last, _CHUNK_RECORDS, _CHUNK_BYTES)
+            for entry in some:
+                last = max(last, entry.lsn)
+                yield entry
+            if not some:
+                await waiter.wait()
+            else:
+                await asyncio.sleep(0)
+
+
+async def await_lsn_after(log: Followable, since_lsn: int) -> bool:
+    """True as soon as the log is past ``since_lsn``; decodes nothing."""
+    with _LoopWaiter(log.wakeup()) as waiter:
+        while True:
+            waiter.clear()
+            if log.durable_lsn > since_lsn:
+                return True
+            await waiter.wait()
+
+
+def remaining(deadline: float | None) -> float | None:
+    """Seconds until a monotonic deadline, never negative; ``None`` for no deadline."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)

@@ -1,0 +1,244 @@
+"""What is on disk, and what that means. Read-only: nothing here changes a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from walspool import core
+from walspool.errors import SpoolCorrupt
+from walspool.spool import files as fs
+from walspool.spool.files import SpoolFiles
+from walspool.spool.lock import read_lock_file
+from walspool.spool.segments import Segment, load_sidecar, open_file
+from walspool.spool.state import Mark, State, load_mark, load_state, new_spool_id
+
+__all__ = ["MAX_BATCH_BYTES", "Inspection", "Sealed", "identity", "inspect", "judge"]
+
+#: What one write and one sync cover at most, unless a single frame is larger. Fixed by the format.
+MAX_BATCH_BYTES = 4 << 20
+
+log = logging.getLogger("walspool")
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A sealed segment as found."""
+
+    segment: Segment
+    #: The LSN before its first record, where its sidecar says so.
+    prev_lsn: int | None
+    #: The last LSN that it must hold, where its sidecar says so.
+    expected_lsn: int
+    #: Whether its sidecar may stay as it is.
+    has_sidecar: bool
+    #: The file's size in bytes.
+    size: int
+
+    @property
+    def damaged(self) -> bool:
+        """Whether bytes of it are bad or records missing at its end."""
+        known = self.segment.report
+        return known.valid_bytes < self.size or known.highest_lsn < self.expected_lsn
+
+    def reason(self) -> str:
+        """Why it is damaged, in words."""
+        known = self.segment.report
+        if known.stop is not None:
+            return known.reason
+        if known.valid_bytes < self.size:
+            return f"zeros from offset {known.valid_bytes} on, in a sealed segment"
+        return f"it ends at LSN {known.highest_lsn}, and its sidecar says {self.expected_lsn}"
+
+
+@dataclass
+class Inspection:
+    """Everything that an open has to know."""
+
+    files: SpoolFiles
+    state: State
+    state_is_new: bool
+    mark: Mark | None
+    sealed: list[Sealed] = field(default_factory=list)
+    #: The active segment, ``None`` where there is no such file.
+    active: Segment | None = None
+    #: Sealed segments and sidecars that a prune was about to remove.
+    leftovers: list[Path] = field(default_factory=list)
+    #: LSN ranges that sealed segments should hold and don't, not yet known as holes.
+    lost: list[tuple[int, int]] = field(default_factory=list)
+    verdict: str = "clean"
+    reason: str = ""
+    scanned_bytes: int = 0
+    #: Where the damage that gave the verdict lies.
+    path: Path | None = None
+    offset: int | None = None
+
+    def highest_sealed(self) -> int:
+        """The highest LSN in sealed segments, 0 without any."""
+        return max((each.segment.report.highest_lsn for each in self.sealed if each.segment.report.records), default=0)
+
+    def damage(self, verdict: str, reason: str, path: Path, offset: int | None) -> None:
+        """Note the gravest thing found."""
+        if verdict == "corrupt" or self.verdict == "clean":
+            self.verdict, self.reason, self.path, self.offset = verdict, reason, path, offset
+
+    def raise_if_corrupt(self) -> None:
+        """``SpoolCorrupt`` for damage to acknowledged records."""
+        if self.verdict != "corrupt":
+            return
+        first, last = self.lost_range()
+        raise SpoolCorrupt(
+            path=self.path, reason=self.reason, offset=self.offset, first_lsn=first, last_lsn=last if last else None
+        )
+
+    def lost_range(self) -> tuple[int | None, int]:
+        """The LSNs in doubt: from the first that is lost to the highest known, or to the mark."""
+        if self.lost:
+            return self.lost[0]
+        if self.active is None:
+            return None, self.mark.lsn if self.mark else 0
+        known = self.active.report
+        return known.highest_lsn + 1, max(known.behind_highest_lsn, self.mark.lsn if self.mark else 0)
+
+
+def identity(files: SpoolFiles) -> tuple[State | None, Mark | None]:
+    """The state and the mark of one and the same spool; ``SpoolCorrupt`` where the state can't be this spool's."""
+    mark, _ = load_mark(files.mark)  # first: a writer that is just starting makes the state before the mark
+    state = load_state(files)
+    if state is None:
+        if mark is not None or files.list_sealed():
+            raise SpoolCorrupt(path=files.state, reason="it is missing, while other files of the spool are there")
+        return None, None
+    if mark is not None and mark.spool_id != state.spool_id and state.restart is None:
+        _, lock_id = read_lock_file(files.lock)
+        if lock_id != state.spool_id:
+            raise SpoolCorrupt(path=files.state, reason=f"it and {files.mark.name} are of two different spools")
+        log.warning("%s is of another spool and is taken for no mark", files.mark)
+        mark = None
+    return state, mark
+
+
+def inspect(files: SpoolFiles, *, write: bool) -> Inspection:
+    """Look at every file of a spool. ``write`` opens them for writing and judges what lies behind the mark."""
+    state, mark = identity(files)
+    found = Inspection(files, state or State(new_spool_id()), state is None, mark)
+    _look_at_sealed(found, write=write)
+    _look_at_active(found, write=write)
+    _look_for_missing(found)
+    return found
+
+
+def _tail_crc(file: core.File, path: Path, size: int) -> int:
+    return int.from_bytes(fs.pread_exactly(file.fileno(), 4, max(size - 4, 0), path), "little")
+
+
+def _look_at_sealed(found: Inspection, *, write: bool) -> None:
+    files, pruned = found.files, found.state.pruned_through
+    there = set(files.list_sealed())
+    orphans = {segment: sidecar for sidecar, segment in files.list_sidecars() if segment not in there}
+    highest = 0
+    for path in sorted(there):
+        file = open_file(path, write=write)
+        size = os.fstat(file.fileno()).st_size
+        beside = load_sidecar(files, found.state.spool_id, path)
+        trusted = (
+            beside is not None and beside[0].valid_bytes == size and beside[0].tail_crc == _tail_crc(file, path, size)
+        )
+        if beside is not None and trusted:
+            report = beside[0]
+        else:
+            report = core.scan_file(file, path, base_lsn=highest)
+            found.scanned_bytes += report.file_bytes
+        expected = beside[0].highest_lsn if beside is not None and beside[0].records else 0
+        each = Sealed(Segment(path, file, report), beside[1] if beside else None, expected, trusted, size)
+        gone = report.highest_lsn if report.records else 0
+        if not each.damaged and gone <= pruned:
+            found.leftovers += [path, files.sidecar(path)]
+            continue
+        highest = max(highest, gone)
+        found.sealed.append(each)
+        if each.damaged:
+            found.damage("corrupt", each.reason(), path, report.valid_bytes)
+    for path, sidecar in orphans.items():
+        beside = load_sidecar(files, found.state.spool_id, path)
+        if beside is not None and beside[0].highest_lsn > pruned:
+            _lose(found, (beside[0].first_lsn or 0, beside[0].highest_lsn), path)
+        found.leftovers.append(sidecar)
+
+
+def _look_at_active(found: Inspection, *, write: bool) -> None:
+    files, mark, state = found.files, found.mark, found.state
+    if fs.refuse_odd_file(files.active) is not None:
+        file = open_file(files.active, write=write)
+        limit = None if write or mark is None else mark.lsn
+        report = core.scan_file(
+            file,
+            files.active,
+            base_lsn=found.highest_sealed(),
+            mark=mark.lsn if mark else None,
+            until_lsn=limit,
+        )
+        found.active = Segment(files.active, file, report)
+        found.scanned_bytes += report.file_bytes
+        if report.foreign:
+            raise SpoolCorrupt(
+                path=files.active, reason="it is not a walspool log, and nothing of it was touched", offset=0
+            )
+        verdict, reason = judge(report, mark, state.lsn_floor)
+        found.damage(verdict, reason, files.active, report.valid_bytes)
+    elif mark is not None and mark.lsn > max(found.highest_sealed(), state.lsn_floor):
+        reason = f"it is missing, and LSN {mark.lsn} was durable in it"
+        found.damage("corrupt", reason, files.active, None)
+
+
+def judge(report: core.ScanReport, mark: Mark | None, floor: int) -> tuple[str, str]:
+    """The verdict on an active segment, and why: the four of the recovery rules."""
+    if mark is not None and mark.lsn > floor and report.highest_lsn < mark.lsn:
+        ends = f"the log ends at LSN {report.highest_lsn}, offset {report.valid_bytes}, and LSN {mark.lsn} was durable"
+        return "corrupt", f"{report.reason}; {ends}" if report.reason else ends
+    if report.stop is None:
+        return "clean", ""
+    if report.behind_frames == 0:
+        return "torn", report.reason
+    behind = (
+        f"{report.reason}; {report.behind_frames} valid frames lie behind it, through LSN {report.behind_highest_lsn}"
+    )
+    if mark is not None and report.behind_end - report.valid_bytes <= MAX_BATCH_BYTES:
+        return "unfinished-batch", behind
+    return "corrupt", behind
+
+
+def _lose(found: Inspection, lost: tuple[int, int], path: Path) -> None:
+    first, last = max(lost[0], found.state.pruned_through + 1), lost[1]
+    if first > last or found.state.is_lost(first, last) or (first, last) in found.lost:
+        return
+    found.lost.append((first, last))
+    found.damage("corrupt", f"the records from LSN {first} to {last} are missing", path, None)
+
+
+def _look_for_missing(found: Inspection) -> None:
+    """Follow the chain of LSNs through the sealed segments to the active one, and note what is not there."""
+    highest, open_end = found.state.pruned_through, False
+    for each in found.sealed:
+        known = each.segment.report
+        upper = each.prev_lsn or 0
+        if open_end and known.first_lsn is not None:
+            upper = max(upper, known.first_lsn - 1)
+        if upper > highest:
+            _lose(found, (highest + 1, upper), each.segment.path)
+        if known.records:
+            highest = max(highest, known.highest_lsn)
+        claimed = max(each.expected_lsn, known.behind_highest_lsn if known.behind_frames else 0)
+        if each.damaged and claimed > highest:
+            _lose(found, (highest + 1, claimed), each.segment.path)
+            highest = claimed
+        open_end = each.damaged and claimed == 0
+    active_first = found.active.report.first_lsn if found.active is not None else None
+    upper = found.state.sealed_through
+    if active_first is not None and active_first <= upper:
+        # the rotation that raised it did not come to the rename, so these records are in the active segment
+        upper = active_first - 1 if open_end else highest
+    if upper > highest:
+        _lose(found, (highest + 1, upper), found.files.directory)

@@ -1,0 +1,325 @@
+"""``LogicalWalSpool``: the log that a program opens, appends to, reads, follows and prunes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import warnings
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from walspool import core
+from walspool.errors import SpoolClosed, SpoolReadOnly
+from walspool.records import Position, check_u64
+from walspool.spool import follow as following
+from walspool.spool.bell import Bell
+from walspool.spool.files import SpoolFiles, make_directories, refuse_odd_file, spool_path
+from walspool.spool.lock import WriterLock
+from walspool.spool.recovery import recover, report_of
+from walspool.spool.repair import repair
+from walspool.spool.reports import RecoveryReport, RepairReport, SpoolStats
+from walspool.spool.restart import begin_restart, finish_restart
+from walspool.spool.segments import Snapshot, WriterSegments
+from walspool.spool.tail import MarkWatch, ReaderSegments
+from walspool.spool.writing import WritableLog
+
+__all__ = ["FILL_AFTER_FLUSHES", "SEGMENT_BYTES", "LogicalWalSpool"]
+
+#: The active segment is sealed once it holds this many bytes.
+SEGMENT_BYTES = 64 << 20
+#: Zeros are written ahead only behind this many flushes, so that a log of a few records stays a small file.
+FILL_AFTER_FLUSHES = 64
+
+StrPath = str | os.PathLike[str]
+_open_spools: weakref.WeakSet[LogicalWalSpool] = weakref.WeakSet()
+
+
+class LogicalWalSpool(WritableLog):
+    """A durable log in files beside a data path. Open with ``LogicalWalSpool.open`` or ``walspool.open``.
+
+    Every append returns when its records are on stable storage. Safe to use from any number of threads; a context
+    manager, also an asynchronous one. After ``fork`` the child's copy refuses every call.
+    """
+
+    def __init__(self, files: SpoolFiles, segment_bytes: int | None, strict: bool, read_only: bool) -> None:
+        super().__init__(files.active)
+        self._closed = True
+        self._lock: WriterLock | None = None
+        self._writer: WriterSegments | None = None
+        self._reader: ReaderSegments | None = None
+        self._close_lock = threading.Lock()
+        self._closing = Bell()
+        self._recovery: RecoveryReport
+        if read_only:
+            self._open_reader(files, strict)
+        else:
+            self._open_writer(files, segment_bytes, strict)
+        self._closed = False
+        _open_spools.add(self)
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def path_for(data_path: StrPath) -> Path:
+        """The active segment's file for a data path: ``DIR/NAME.logical.wal`` (RedDB's rule)."""
+        return spool_path(data_path)
+
+    @classmethod
+    def open(
+        cls,
+        data_path: StrPath,
+        *,
+        segment_bytes: int | None = SEGMENT_BYTES,
+        recovery: Literal["truncate", "strict"] = "truncate",
+        read_only: bool = False,
+    ) -> Self:
+        """Open the log of a data path, creating it where there is none.
+
+        ``segment_bytes``: size at which the active file is sealed and the next one begun; ``None`` keeps one file.
+        ``recovery``: what damage to acknowledged records leads to: ``"truncate"`` saves it, cuts it and logs an error,
+        ``"strict"`` raises ``SpoolCorrupt`` and changes nothing. An ordinary crash is mended either way.
+        ``read_only``: no lock, no write, no repair; follows a writer in another process.
+
+        ``SpoolLocked`` where another writer has it, ``SpoolCorrupt`` where a file is somebody else's, ``OSError``.
+        """
+        if recovery not in ("truncate", "strict"):
+            raise ValueError(f"recovery must be 'truncate' or 'strict', not {recovery!r}")
+        if segment_bytes is not None and check_u64("segment_bytes", segment_bytes) == 0:
+            raise ValueError("segment_bytes must be at least 1, or None")
+        return cls(_files_of(data_path), segment_bytes, recovery == "strict", read_only)
+
+    @classmethod
+    def restart_at(cls, data_path: StrPath, position: Position, **options: Any) -> Self:
+        """Start the log anew behind ``position``, after a bootstrap; ``options`` as for ``open``.
+
+        The old files are set aside as ``….aside``, one generation of them. A crash on the way is carried through by
+        the next open.
+        """
+        files = _files_of(data_path)
+        make_directories(files.directory)
+        lock = WriterLock(files.lock)
+        try:
+            begin_restart(files, position)
+            finish_restart(files, lock)
+        finally:
+            lock.release()
+        return cls.open(data_path, **options)
+
+    @staticmethod
+    def repair(data_path: StrPath, *, dry_run: bool = False, lsn_floor: int | None = None) -> RepairReport:
+        """Do what a person decides on when an open refuses: rebuild ``.state``, cut damage, set the LSN floor.
+
+        ``dry_run`` only says what would be done. ``lsn_floor``: new LSNs start above it, even where that uses
+        LSNs again that were acknowledged and lost; the report says what is given up.
+        """
+        if lsn_floor is not None:
+            check_u64("lsn_floor", lsn_floor)
+        return repair(_files_of(data_path), dry_run=dry_run, lsn_floor=lsn_floor)
+
+    def _open_writer(self, files: SpoolFiles, segment_bytes: int | None, strict: bool) -> None:
+        make_directories(files.directory)
+        refuse_odd_file(files.active)
+        self._lock = WriterLock(files.lock)
+        try:
+            finish_restart(files, self._lock)
+            done = recover(files, self._lock, strict=strict)
+            appender = core.Appender(
+                done.active.file,
+                done.active.path,
+                done.active.report,
+                mark=(done.mark_file, done.mark.sector),
+                segment_bytes=segment_bytes,
+                floor_lsn=max(done.state.lsn_floor, *(each.report.highest_lsn for each in (*done.sealed, done.active))),
+                term=done.state.term,
+                fill_after=FILL_AFTER_FLUSHES,
+            )
+        except BaseException:
+            self._lock.release()
+            raise
+        self._recovery = done.report
+        self._writer = WriterSegments(files, done.state, done.sealed, done.active, appender, segment_bytes)
+
+    def _open_reader(self, files: SpoolFiles, strict: bool) -> None:
+        started = time.monotonic()
+        self._reader = ReaderSegments(files, strict=strict)
+        found = self._reader.found
+        self._recovery = report_of(found, self._reader.snapshot(), 0, None, started)
+
+    @property
+    def recovery(self) -> RecoveryReport:
+        """What the open found: records, bytes, bytes cut, the verdict and its reason, where cut bytes were saved."""
+        return self._recovery
+
+    # -- following and figures ----------------------------------------------------------------------------------
+
+    @property
+    def durable_lsn(self) -> int:
+        """The highest LSN that readers see and that survives a crash; at least the LSN floor."""
+        if self._closed:
+            raise SpoolClosed(path=self._path)
+        if self._writer is not None:
+            return self._writer.appender.durable_lsn
+        assert self._reader is not None
+        return self._reader.durable_lsn
+
+    def wait_for_lsn_after(self, since_lsn: int, timeout: float | None) -> bool:
+        """Wait until the log is past ``since_lsn``: True, or False after ``timeout`` seconds. Decodes nothing."""
+        check_u64("since_lsn", since_lsn)
+        if self._writer is not None and not self._closed:
+            return self._writer.appender.wait_lsn(since_lsn, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self.durable_lsn > since_lsn:
+            return True
+        with contextlib.closing(MarkWatch(SpoolFiles(self._path), self._closing)) as watch:
+            while self.durable_lsn <= since_lsn:
+                left = following.remaining(deadline)
+                if left == 0:
+                    return False
+                watch.wait(left)
+        return True
+
+    def wakeup(self) -> following.Wakeup:
+        """A descriptor that becomes readable when more is durable."""
+        if self._closed:
+            raise SpoolClosed(path=self._path)
+        if self._writer is not None:
+            return _Listener(self._writer.appender)
+        return MarkWatch(SpoolFiles(self._path), self._closing)
+
+    def stats(self) -> SpoolStats:
+        """Counters since the open."""
+        numbers: dict[str, Any] = {}
+        rotations = 0
+        if self._writer is not None:
+            numbers = dict(self._writer.appender.stats())
+            rotations = self._writer.rotations
+        empty = (0,) * 32
+        return SpoolStats(
+            appends=numbers.get("appends", 0),
+            appended_bytes=numbers.get("appended_bytes", 0),
+            flushes=numbers.get("flushes", 0),
+            sync_ns_total=numbers.get("sync_ns_total", 0),
+            sync_ns_max=numbers.get("sync_ns_max", 0),
+            sync_us_histogram=tuple(numbers.get("sync_us_histogram", empty)),
+            records_per_flush_histogram=tuple(numbers.get("records_per_flush_histogram", empty)),
+            reads=self._reads,
+            read_bytes=self._read_bytes,
+            rotations=rotations,
+            prunes=self._prunes,
+        )
+
+    # -- closing ------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called, or this is a forked child's copy."""
+        return self._closed
+
+    def close(self) -> None:
+        """Finish what is under way and let go of the files. May be called twice; any other call then refuses."""
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closing.ring()
+            try:
+                self._flusher.close()
+            finally:
+                self._closed = True
+                try:
+                    if self._writer is not None:
+                        self._writer.appender.close()
+                finally:
+                    if self._lock is not None:
+                        self._lock.release()
+                    self._closing.ring()
+
+    async def aclose(self) -> None:
+        """``close`` for asyncio."""
+        self.close()
+
+    def _abandon(self) -> None:
+        self._closed = True
+        self._flusher.abandon()
+        if self._writer is not None:
+            self._writer.appender.abandon()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            warnings.warn(f"unclosed spool {self._path}", ResourceWarning, source=self, stacklevel=2)
+            self._abandon()
+
+    def __repr__(self) -> str:
+        mode = "closed" if self._closed else "writer" if self._writer is not None else "read-only"
+        return f"<LogicalWalSpool {str(self._path)!r} {mode}>"
+
+    # -- the parts ----------------------------------------------------------------------------------------------
+
+    def _segments(self, call: str) -> WriterSegments:
+        if self._closed:
+            raise SpoolClosed(path=self._path)
+        if self._writer is None:
+            raise SpoolReadOnly(path=self._path, call=call)
+        return self._writer
+
+    def _snapshot(self) -> Snapshot:
+        if self._closed:
+            raise SpoolClosed(path=self._path)
+        if self._writer is not None:
+            return self._writer.snapshot()
+        assert self._reader is not None
+        return self._reader.snapshot()
+
+
+class _Listener:
+    """Rings when the appender makes more durable."""
+
+    def __init__(self, appender: core.Appender) -> None:
+        self._appender = appender
+        self._bell = Bell()
+        self.wait_fd: int | None = self._bell.wait_fd
+        appender.add_listener(self._bell.ring_fd)
+
+    def drain(self) -> None:
+        """Take what was signalled so far."""
+        self._bell.drain()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._appender.remove_listener(self._bell.ring_fd)
+        self._bell.close()
+
+
+def _files_of(data_path: StrPath) -> SpoolFiles:
+    if os.path.isdir(data_path):
+        raise IsADirectoryError(21, "the data path is a directory; give the path of a file in it", os.fspath(data_path))
+    return SpoolFiles(spool_path(data_path))
+
+
+def _forget_in_child() -> None:
+    for spool in list(_open_spools):
+        spool._abandon()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

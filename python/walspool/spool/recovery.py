@@ -1,0 +1,236 @@
+"""From what was found to what is done about it: saving, cutting, holes, and making what is published durable."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from walspool import core
+from walspool.spool import files as fs
+from walspool.spool.files import SpoolFiles
+from walspool.spool.inspection import Inspection, inspect
+from walspool.spool.lock import WriterLock
+from walspool.spool.reports import RecoveryReport
+from walspool.spool.segments import Segment, Snapshot, write_sidecar
+from walspool.spool.state import Mark, State, create_mark, keep_spare, save_state
+
+__all__ = ["Recovered", "recover", "report_of", "save_cut"]
+
+log = logging.getLogger("walspool")
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A log that is ready for a writer: every record of it is durable."""
+
+    state: State
+    sealed: tuple[Segment, ...]
+    active: Segment
+    mark: Mark
+    mark_file: core.File
+    report: RecoveryReport
+
+
+def recover(files: SpoolFiles, lock: WriterLock, *, strict: bool) -> Recovered:
+    """Bring the files into a state that a writer can go on from. ``strict`` refuses damage to acknowledged records."""
+    started = time.monotonic()
+    found = inspect(files, write=True)
+    if strict:
+        found.raise_if_corrupt()
+    saved = _save_what_is_cut(found)
+    state = _settle_state(found)
+    lock.sign(state.spool_id)
+    cut = _mend_sealed(found)
+    _sweep(found)
+    active, cut_active = _mend_active(found, state)
+    mark = _settle_mark(found, state, active)
+    sealed = tuple(each.segment for each in found.sealed)
+    _tell(found, Snapshot(sealed, active, state))
+    recovery = report_of(found, Snapshot(sealed, active, state), cut + cut_active, saved, started)
+    mark_file = core.File(os.open(files.mark, os.O_RDWR | os.O_CLOEXEC), files.mark)
+    return Recovered(state, sealed, active, mark, mark_file, recovery)
+
+
+def report_of(
+    found: Inspection, snapshot: Snapshot, cut_bytes: int, quarantine: Path | None, started: float
+) -> RecoveryReport:
+    """What an open found, as users meet it."""
+    everything = snapshot.everything()
+    return RecoveryReport(
+        records=sum(each.report.records for each in everything) - snapshot.hidden_records(),
+        bytes=sum(each.report.valid_bytes for each in everything),
+        cut_bytes=cut_bytes,
+        verdict=found.verdict,
+        reason=found.reason,
+        quarantine=quarantine,
+        scanned_bytes=found.scanned_bytes,
+        duration_ms=(time.monotonic() - started) * 1000,
+    )
+
+
+def _save_what_is_cut(found: Inspection) -> Path | None:
+    saved = None
+    for each in found.sealed:
+        known = each.segment.report
+        if each.damaged and known.valid_bytes < each.size:
+            saved = save_cut(found.files, each.segment, each.size)
+    if found.active is not None:
+        known = found.active.report
+        proven = found.verdict in ("unfinished-batch", "corrupt") or known.records == 0
+        if known.stop is not None and proven:
+            saved = save_cut(found.files, found.active, known.file_bytes)
+    return saved
+
+
+def save_cut(files: SpoolFiles, segment: Segment, end: int) -> Path:
+    """Copy what lies behind a segment's valid prefix into a quarantine file, durably, once."""
+    source, start = segment.file.fileno(), segment.report.valid_bytes
+    crc, offset = 0, start
+    while offset < end:
+        part = fs.pread_exactly(source, min(fs.CHUNK, end - offset), offset, segment.path)
+        if not part:
+            break
+        crc, offset = core.crc32(part, crc), offset + len(part)
+    target = files.quarantine(start, crc)
+    try:
+        if os.stat(target).st_size == offset - start:
+            return target
+    except FileNotFoundError:
+        pass
+    fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        written = 0
+        while start + written < offset:
+            part = fs.pread_exactly(source, min(fs.CHUNK, offset - start - written), start + written, segment.path)
+            fs.pwrite_all(fd, part, written, target)
+            written += len(part)
+        fs.sync_file(fd, target)
+    finally:
+        os.close(fd)
+    fs.sync_directory(files.directory)
+    return target
+
+
+def _settle_state(found: Inspection) -> State:
+    """The state with the floor and the holes of what is about to be cut, durable before the cut."""
+    state = found.state
+    for first, last in found.lost:
+        state = state.with_hole(first, last)
+    floor, term = state.lsn_floor, state.term
+    if found.verdict == "corrupt":
+        proven = found.active.report.behind_highest_lsn if found.active is not None else 0
+        if found.active is not None and found.active.report.behind_frames == 0:
+            proven = 0
+        floor = max(floor, proven, found.mark.lsn if found.mark is not None else 0)
+    reports = [each.segment.report for each in found.sealed]
+    if found.active is not None:
+        reports.append(found.active.report)
+    state = replace(state, lsn_floor=floor, term=max([term, *(each.highest_term for each in reports)]))
+    if found.state_is_new or replace(state, term=term) != found.state:
+        save_state(found.files, state)
+    else:
+        keep_spare(found.files, len(state.encode()))
+    found.state = state
+    return state
+
+
+def _truncate(segment: Segment, length: int) -> None:
+    with fs.names_path(segment.path):
+        os.ftruncate(segment.file.fileno(), length)
+    fs.sync_file(segment.file.fileno(), segment.path)
+
+
+def _mend_sealed(found: Inspection) -> int:
+    cut, highest = 0, found.state.pruned_through
+    for position, each in enumerate(found.sealed):
+        segment = each.segment
+        if each.damaged:
+            keep = segment.report.valid_bytes
+            if keep < each.size:
+                _truncate(segment, keep)
+                cut += each.size - keep
+            segment = replace(
+                segment, report=core.scan_file(segment.file, segment.path, base_lsn=segment.report.base_lsn)
+            )
+            found.sealed[position] = replace(each, segment=segment)
+        if each.damaged or not each.has_sidecar:
+            before = each.prev_lsn if each.prev_lsn is not None else highest
+            write_sidecar(found.files, found.state.spool_id, segment.path, before, segment.report)
+        if segment.report.records:
+            highest = max(highest, segment.report.highest_lsn)
+    return cut
+
+
+def _sweep(found: Inspection) -> None:
+    """Finish a prune that a crash interrupted, and remove half-written replacements."""
+    removed = [fs.unlink(path) for path in (*found.leftovers, *found.files.list_leftovers())]
+    if any(removed):
+        fs.sync_directory(found.files.directory)
+
+
+def _mend_active(found: Inspection, state: State) -> tuple[Segment, int]:
+    files = found.files
+    if found.active is None:
+        file = core.File(fs.create(files.active), files.active)
+        fs.sync_directory(files.directory)
+        report = core.scan_file(file, files.active, base_lsn=found.highest_sealed())
+        return Segment(files.active, file, report), 0
+    segment, known = found.active, found.active.report
+    cut = known.file_bytes - known.valid_bytes
+    _write_again(segment, known.marked_bytes if found.mark is not None else known.valid_bytes)
+    if cut:
+        with fs.names_path(segment.path):
+            os.ftruncate(segment.file.fileno(), known.valid_bytes)
+    if cut or found.mark is None or known.marked_bytes < known.valid_bytes:
+        fs.sync_file(segment.file.fileno(), segment.path)
+    if found.state_is_new:
+        fs.sync_directory(files.directory)
+    return segment, cut
+
+
+def _write_again(segment: Segment, offset: int) -> None:
+    """Write records past the mark once more: after a failed sync they may be cached, clean, and not on disk."""
+    end = segment.report.valid_bytes
+    while offset < end:
+        part = fs.pread_exactly(segment.file.fileno(), min(fs.CHUNK, end - offset), offset, segment.path)
+        fs.pwrite_all(segment.file.fileno(), part, offset, segment.path)
+        offset += len(part)
+
+
+def _settle_mark(found: Inspection, state: State, active: Segment) -> Mark:
+    highest = max(active.report.highest_lsn if active.report.records else 0, found.highest_sealed())
+    old = found.mark
+    if old is None:
+        mark = Mark.new(state.spool_id, highest)
+        create_mark(found.files.mark, mark)
+        return mark
+    mark = Mark.new(state.spool_id, max(old.lsn, highest), old.sector)
+    if mark != old:
+        fd = os.open(found.files.mark, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fs.pwrite_all(fd, mark.sector, 0, found.files.mark)
+        finally:
+            os.close(fd)
+    return mark
+
+
+def _tell(found: Inspection, snapshot: Snapshot) -> None:
+    kept = sum(each.report.records for each in snapshot.everything())
+    if found.verdict == "corrupt":
+        log.error(
+            "%s: corrupt: %s; %d records kept, LSNs go on above %d",
+            found.path,
+            found.reason,
+            kept,
+            found.state.lsn_floor,
+        )
+    elif found.verdict != "clean":
+        log.warning(
+            "%s: %s at offset %s: %s; %d records kept", found.path, found.verdict, found.offset, found.reason, kept
+        )
+    for each in snapshot.everything():
+        if not each.report.ordered:
+            log.warning("%s holds LSNs out of order; it is read in file order", each.path)

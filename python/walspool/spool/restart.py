@@ -1,0 +1,65 @@
+"""Starting a log anew behind a position, after a bootstrap; a crash on the way is carried through by the next open."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from walspool.errors import SpoolCorrupt
+from walspool.records import Position
+from walspool.spool import files as fs
+from walspool.spool.files import SpoolFiles
+from walspool.spool.lock import WriterLock
+from walspool.spool.state import State, load_state, new_spool_id, save_state
+
+__all__ = ["begin_restart", "finish_restart"]
+
+
+def begin_restart(files: SpoolFiles, position: Position) -> None:
+    """Write down that the log is to start behind ``position``; from here on there is no way back.
+
+    Files set aside by an earlier restart make room: one generation is kept.
+    """
+    try:
+        old = load_state(files)
+    except SpoolCorrupt:
+        old = None
+    removed = [fs.unlink(path) for path in files.list_aside()]
+    if any(removed):
+        fs.sync_directory(files.directory)
+    extra = old.extra if old is not None else {}
+    save_state(files, State(new_spool_id(), restart=position, extra=extra))
+
+
+def finish_restart(files: SpoolFiles, lock: WriterLock) -> None:
+    """Set the old files aside and settle the state, if a restart was begun."""
+    try:
+        state = load_state(files)
+    except SpoolCorrupt:
+        return
+    if state is None or state.restart is None:
+        return
+    for path in _of_the_log(files):
+        os.rename(path, files.aside(path))
+    fs.sync_directory(files.directory)
+    lock.sign(state.spool_id)
+    position = state.restart
+    boundary = position if position.lsn else None
+    save_state(
+        files,
+        State(
+            state.spool_id,
+            lsn_floor=position.lsn,
+            term=max(position.term, 1),
+            pruned_through=position.lsn,
+            boundary=boundary,
+            sealed_through=position.lsn,
+            extra=state.extra,
+        ),
+    )
+
+
+def _of_the_log(files: SpoolFiles) -> list[Path]:
+    sidecars = [sidecar for sidecar, _ in files.list_sidecars()]
+    rest = [each for each in (files.active, files.mark) if os.path.lexists(each)]
+    return [*files.list_sealed(), *sidecars, *rest]

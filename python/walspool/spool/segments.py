@@ -1,0 +1,278 @@
+"""The list of segments: which files hold the log, look-up by LSN, sealing the active one and starting the next."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from walspool import core
+from walspool.errors import SpoolCorrupt
+from walspool.records import Position
+from walspool.spool import files as fs
+from walspool.spool.files import SpoolFiles
+from walspool.spool.reports import SegmentInfo
+from walspool.spool.state import State, save_state
+
+__all__ = ["Segment", "Snapshot", "WriterSegments", "load_sidecar", "open_file", "position_of", "write_sidecar"]
+
+log = logging.getLogger("walspool")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One file of the log, held open, with what is known of it."""
+
+    path: Path
+    file: core.File
+    report: core.ScanReport
+
+    def info(self, *, sealed: bool) -> SegmentInfo:
+        """The public view of it."""
+        known = self.report
+        return SegmentInfo(self.path, known.first_lsn, known.last_lsn, known.records, known.valid_bytes, sealed)
+
+    def reader(self, since_lsn: int) -> core.Reader:
+        """Its records above ``since_lsn``."""
+        return core.Reader(self.file, self.path, self.report, since_lsn=since_lsn)
+
+    def count_through(self, lsn: int) -> tuple[int, Position | None]:
+        """How many of its records are at or below ``lsn``, and the position of the highest of those."""
+        known = self.report
+        start, counted = 0, 0
+        if known.ordered:
+            for ordinal, (checkpoint, _) in enumerate(known.index.checkpoints()):
+                if checkpoint > lsn:
+                    break
+                start, counted = checkpoint - 1, ordinal * 64
+        last: core.Entry | None = None
+        for entry in self.reader(start).entries():
+            if entry.lsn <= lsn:
+                counted += 1
+                if last is None or entry.lsn >= last.lsn:
+                    last = entry
+            elif known.ordered:
+                break
+        return counted, position_of(last) if last is not None else None
+
+
+def position_of(entry: core.Entry) -> Position:
+    """The position that a record has: the checksum is that of its version 3 frame with the timestamp taken as 0."""
+    frame = core.encode_frame(entry.lsn, entry.payload, term=entry.term, timestamp_ms=0)
+    return Position(entry.term, entry.lsn, int.from_bytes(frame[-4:], "little"))
+
+
+def open_file(path: Path, *, write: bool = False) -> core.File:
+    """A segment's file; anything but a regular file is an error."""
+    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
+    fs.refuse_odd_file(path)
+    return core.File(os.open(path, flags), path)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The log at one instant: files that can be read even if a prune unlinks them, and what is pruned or lost."""
+
+    sealed: tuple[Segment, ...]
+    active: Segment
+    state: State
+
+    def everything(self) -> tuple[Segment, ...]:
+        """All segments, oldest first."""
+        return (*self.sealed, self.active)
+
+    def readers(self, since_lsn: int) -> Iterator[core.Reader]:
+        """Readers that together give all records above ``since_lsn``; a lost range on the way is an error."""
+        since = max(since_lsn, self.state.pruned_through)
+        holes = [hole for hole in self.state.holes if hole[1] > since]
+        for segment in self.everything():
+            known = segment.report
+            if known.records == 0 or known.highest_lsn <= since:
+                continue
+            if holes and known.first_lsn is not None and known.first_lsn > holes[0][0]:
+                break
+            yield segment.reader(since)
+        if holes:
+            first, last = holes[0]
+            raise SpoolCorrupt(
+                path=self.active.path,
+                reason="acknowledged records are lost",
+                first_lsn=max(first, since + 1),
+                last_lsn=last,
+            )
+
+    def oldest_lsn(self) -> int | None:
+        """The first record that is not pruned."""
+        pruned = self.state.pruned_through
+        for segment in self.everything():
+            known = segment.report
+            if known.records == 0 or known.highest_lsn <= pruned:
+                continue
+            if known.first_lsn is not None and known.first_lsn > pruned:
+                return known.first_lsn
+            for lsn, _ in segment.reader(pruned).tuples():
+                return lsn
+        return None
+
+    def hidden_records(self) -> int:
+        """Records that are pruned while their bytes are still there."""
+        pruned = self.state.pruned_through
+        behind = (each for each in self.everything() if each.report.records and (each.report.first_lsn or 0) <= pruned)
+        return sum(each.count_through(pruned)[0] for each in behind)
+
+    def seek_floor_offset(self, since_lsn: int) -> int:
+        """Offset of the last checkpoint at or below ``since_lsn``, the segments laid end to end; 0 without one."""
+        offset, found = 0, 0
+        for segment in self.everything():
+            known = segment.report
+            if known.records == 0:
+                continue
+            checkpoints = known.index.checkpoints()
+            if not checkpoints or checkpoints[0][0] > since_lsn:
+                break
+            found = offset + known.index.seek(since_lsn)
+            offset += known.valid_bytes
+        return found
+
+
+def load_sidecar(files: SpoolFiles, spool_id: bytes | None, segment: Path) -> tuple[core.ScanReport, int] | None:
+    """A sealed segment's report and the LSN before it, as its sidecar has them; ``None`` where it can't be used."""
+    path = files.sidecar(segment)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    try:
+        data = fs.pread_exactly(fd, os.fstat(fd).st_size, 0, path)
+    finally:
+        os.close(fd)
+    try:
+        owner, prev_lsn, report, _ = core.decode_sidecar(data)
+    except ValueError as error:
+        log.warning("%s can't be used and is rebuilt: %s", path, error)
+        return None
+    if spool_id is not None and owner != spool_id:
+        log.warning("%s is of another spool and is rebuilt", path)
+        return None
+    return report, prev_lsn
+
+
+def write_sidecar(files: SpoolFiles, spool_id: bytes, segment: Path, prev_lsn: int, report: core.ScanReport) -> None:
+    """Write a segment's sidecar. Nothing relies on it: where that fails, the next open reads the segment."""
+    path = files.sidecar(segment)
+    extra = b""
+    try:
+        with open(path, "rb") as old:
+            extra = core.decode_sidecar(old.read())[3]
+    except (OSError, ValueError):
+        extra = b""
+    temporary = files.rewrite(path)
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            fs.pwrite_all(fd, core.encode_sidecar(spool_id, prev_lsn, report, extra), 0, temporary)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError as error:
+        log.warning("the sidecar %s was not written: %s", path, error)
+
+
+class WriterSegments:
+    """The writer's live list. Readers take a ``snapshot``; rotation and pruning publish a new one."""
+
+    def __init__(
+        self,
+        files: SpoolFiles,
+        state: State,
+        sealed: tuple[Segment, ...],
+        active: Segment,
+        appender: core.Appender,
+        segment_bytes: int | None,
+    ) -> None:
+        self.files = files
+        self.segment_bytes = segment_bytes
+        self.appender = appender
+        self.rotations = 0
+        self.rotate_lock = threading.RLock()
+        self._state_lock = threading.Lock()
+        self._view_lock = threading.Lock()
+        self._state = state
+        self._sealed = sealed
+        self._active = active
+        self._sealing: core.ScanReport | None = None
+
+    @property
+    def state(self) -> State:
+        """The durable state as it was last saved."""
+        return self._state
+
+    def snapshot(self) -> Snapshot:
+        """The log as it is now, up to what is durable."""
+        with self._view_lock:
+            active = replace(self._active, report=self.appender.summary())
+            return Snapshot(self._sealed, active, self._state)
+
+    def change_state(self, **changes: Any) -> None:
+        """Make changed fields of the state durable, then let readers see them."""
+        with self._state_lock:
+            state = replace(self._state, **changes)
+            if state != self._state:
+                save_state(self.files, state)
+                with self._view_lock:
+                    self._state = state
+
+    def publish_sealed(self, sealed: tuple[Segment, ...]) -> None:
+        """Let readers see another list of sealed segments; for whoever holds ``rotate_lock``."""
+        with self._view_lock:
+            self._sealed = sealed
+
+    def swap_active(self, active: Segment, sealed: tuple[Segment, ...]) -> None:
+        """Go on in another active file; for whoever holds ``rotate_lock`` and has sealed the old one."""
+        with self._view_lock:
+            self.appender.swap(active.file, active.path, active.report)
+            self._active = active
+            self._sealed = sealed
+
+    @property
+    def sealed(self) -> tuple[Segment, ...]:
+        """The sealed segments, oldest first."""
+        return self._sealed
+
+    def rotate(self, *, force: bool = False) -> None:
+        """Seal the active segment if it is full (or holds anything, with ``force``) and start the next.
+
+        A failure leaves the appends refused until a later call has carried the rotation through.
+        """
+        with self.rotate_lock:
+            if self._sealing is None:
+                known = self.appender.summary()
+                full = self.segment_bytes is not None and known.valid_bytes >= self.segment_bytes
+                if known.records == 0 or not (full or force):
+                    return
+                self._sealing = self.appender.seal()
+            self._finish_rotation(self._sealing)
+            self._sealing = None
+            self.rotations += 1
+
+    def _finish_rotation(self, report: core.ScanReport) -> None:
+        # Each step may already be done by an earlier call that failed behind it.
+        assert report.first_lsn is not None
+        target = self.files.sealed(report.first_lsn)
+        self.change_state(sealed_through=max(self._state.sealed_through, report.highest_lsn))
+        if self._active.path != target:
+            os.rename(self._active.path, target)
+            with self._view_lock:
+                self._active = replace(self._active, path=target)
+        fs.sync_directory(self.files.directory)
+        fresh = core.File(fs.create(self.files.active, exclusive=False), self.files.active)
+        fs.sync_directory(self.files.directory)
+        before = self._sealed[-1].report.highest_lsn if self._sealed else self._state.pruned_through
+        write_sidecar(self.files, self._state.spool_id, target, before, report)
+        empty = core.scan_file(fresh, self.files.active, base_lsn=report.highest_lsn)
+        sealed = Segment(target, self._active.file, report)
+        self.swap_active(Segment(self.files.active, fresh, empty), (*self._sealed, sealed))

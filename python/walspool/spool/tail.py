@@ -1,0 +1,201 @@
+"""The log as another process sees it: the valid prefix up to the mark, followed through rotation and prune."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import select
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from walspool import core
+from walspool.errors import SpoolCorrupt
+from walspool.spool.bell import Bell
+from walspool.spool.files import SpoolFiles
+from walspool.spool.inspection import Inspection, inspect
+from walspool.spool.segments import Segment, Snapshot
+from walspool.spool.state import Mark, load_mark, load_state
+
+__all__ = ["MarkWatch", "ReaderSegments"]
+
+log = logging.getLogger("walspool")
+
+#: How often a listing is repeated when files come and go under it.
+_TRIES = 100
+#: How long to wait between looks where the system can't say that a file changed.
+POLL_S = 0.1
+
+
+class ReaderSegments:
+    """The list of segments of a read-only spool. ``refresh`` looks whether the writer has gone on."""
+
+    def __init__(self, files: SpoolFiles, *, strict: bool) -> None:
+        self.files = files
+        self._lock = threading.Lock()
+        self.found = self._look()
+        if strict:
+            self.found.raise_if_corrupt()
+        self._take(self.found)
+
+    def _names(self) -> tuple[list[Path], int | None]:
+        try:
+            active = os.stat(self.files.active).st_ino
+        except FileNotFoundError:
+            active = None
+        return self.files.list_sealed(), active
+
+    def _look(self) -> Inspection:
+        """An inspection during which no segment came, went, or changed its name."""
+        for _ in range(_TRIES):
+            before = self._names()
+            try:
+                found = inspect(self.files, write=False)
+            except FileNotFoundError:
+                continue
+            except SpoolCorrupt:
+                if self._names() != before:
+                    continue
+                raise
+            if found.verdict == "corrupt" and self._moved(found):
+                continue
+            if self._names() == before:
+                return found
+        raise SpoolCorrupt(path=self.files.active, reason="its segments change faster than they can be listed")
+
+    def _moved(self, found: Inspection) -> bool:
+        """Whether the writer did something while the files were looked at, so that they may not fit together."""
+        state, (mark, _) = load_state(self.files), load_mark(self.files.mark)
+        return mark != found.mark or (state is not None and state != found.state)
+
+    def _take(self, found: Inspection) -> None:
+        state = found.state
+        for first, last in found.lost:
+            state = state.with_hole(first, last)
+        active = found.active
+        if active is None:
+            null = core.File(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), self.files.active)
+            empty = core.scan_file(null, self.files.active, base_lsn=found.highest_sealed())
+            active = Segment(self.files.active, null, empty)
+        highest = active.report.highest_lsn
+        if found.verdict == "corrupt" and found.mark is not None and found.mark.lsn > max(highest, state.lsn_floor):
+            # within the durable part, so reads that get there must fail
+            state = state.with_hole(highest + 1, found.mark.lsn)
+        self._inode = os.fstat(active.file.fileno()).st_ino
+        self._state_stamp = self._stamp()
+        self._mark = found.mark
+        self._view = Snapshot(tuple(each.segment for each in found.sealed), active, state)
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self.files.state)
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+    def snapshot(self) -> Snapshot:
+        """The log as far as it is known to be durable now."""
+        with self._lock:
+            self._refresh()
+            return self._view
+
+    @property
+    def durable_lsn(self) -> int:
+        """The highest LSN that can be read now, or the floor."""
+        view = self.snapshot()
+        return max(view.active.report.highest_lsn, view.state.lsn_floor)
+
+    def _refresh(self) -> None:
+        mark, _ = load_mark(self.files.mark)
+        if mark is None or mark.spool_id != self._view.state.spool_id:
+            mark = self._mark
+        rotated = self._moved_on()
+        if not rotated and mark == self._mark and mark is not None:
+            return
+        if not rotated:
+            self._extend(mark)
+            self._mark = mark
+            if mark is None or self._view.active.report.highest_lsn >= min(mark.lsn, self._reachable(mark)):
+                return
+        if self._moved_on() or mark is not None:
+            self._take(self._look())
+
+    def _reachable(self, mark: Mark) -> int:
+        floor = max([self._view.state.lsn_floor, *(high for _, high in self._view.state.holes)])
+        return 0 if mark.lsn <= floor else mark.lsn
+
+    def _moved_on(self) -> bool:
+        """Whether the active file is another one, or the state was replaced."""
+        try:
+            inode = os.stat(self.files.active).st_ino
+        except FileNotFoundError:
+            inode = self._inode if not self._view.active.report.file_bytes else -1
+        return inode != self._inode or self._stamp() != self._state_stamp
+
+    def _extend(self, mark: Mark | None) -> None:
+        active = self._view.active
+        limit = mark.lsn if mark is not None else None
+        report = core.scan_file(
+            active.file,
+            active.path,
+            base_lsn=active.report.base_lsn,
+            mark=limit,
+            until_lsn=limit,
+            resume=active.report,
+        )
+        self._view = replace(self._view, active=replace(active, report=report))
+
+
+class MarkWatch:
+    """Wakes when the writer in another process makes records durable: inotify on the mark, without polling.
+
+    ``wait_fd`` is readable after a change; ``None`` where there is no inotify, and waiting looks ten times a second.
+    """
+
+    _MODIFIED = 0x2
+    #: Modified, renamed, created or removed in the directory, for as long as there is no mark.
+    _ANY_CHANGE = 0xFC6
+
+    def __init__(self, files: SpoolFiles, closing: Bell) -> None:
+        self.wait_fd: int | None = None
+        self._closing = closing
+        if not sys.platform.startswith("linux"):
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if fd < 0:
+            raise OSError(ctypes.get_errno(), "inotify is not to be had", str(files.mark))
+        self.wait_fd = fd
+        target, mask = (files.mark, self._MODIFIED) if files.mark.exists() else (files.directory, self._ANY_CHANGE)
+        if libc.inotify_add_watch(fd, os.fsencode(target), mask) < 0:
+            number = ctypes.get_errno()
+            self.close()
+            raise OSError(number, os.strerror(number), str(target))
+
+    def drain(self) -> None:
+        """Take what has been reported so far."""
+        if self.wait_fd is not None:
+            try:
+                while os.read(self.wait_fd, 1 << 16):
+                    pass
+            except BlockingIOError:
+                pass
+
+    def wait(self, timeout: float | None) -> None:
+        """Return after a change, or after ``timeout`` seconds; sooner is possible."""
+        if self.wait_fd is None:
+            timeout = POLL_S if timeout is None else min(POLL_S, timeout)
+        poller = select.poll()
+        poller.register(self._closing.wait_fd, select.POLLIN)
+        if self.wait_fd is not None:
+            poller.register(self.wait_fd, select.POLLIN)
+        poller.poll(None if timeout is None else timeout * 1000)
+        self.drain()
+
+    def close(self) -> None:
+        """Let go of the watch."""
+        fd, self.wait_fd = self.wait_fd, None
+        if fd is not None:
+            os.close(fd)

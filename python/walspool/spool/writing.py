@@ -1,0 +1,185 @@
+"""The writing half of a log: appends in every form, and pruning. Rotation runs in the caller."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from walspool.records import check_u64
+from walspool.spool.flusher import AppendItem, Flusher
+from walspool.spool.prune import prune_through
+from walspool.spool.reading import ReadableLog
+from walspool.spool.reports import FramesAppended, PruneReport
+from walspool.spool.segments import WriterSegments
+
+__all__ = ["WritableLog"]
+
+
+class WritableLog(ReadableLog):
+    """Base of ``LogicalWalSpool``: everything that changes the log."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._prune_lock = threading.Lock()
+        self._prunes = 0
+        self._flusher = Flusher(self._append_each, path)
+
+    def _segments(self, call: str) -> WriterSegments:
+        raise NotImplementedError
+
+    # -- appending ----------------------------------------------------------------------------------------------
+
+    def append(self, lsn: int, data: Any, *, term: int | None = None, timestamp_ms: int | None = None) -> None:
+        """Append one record; it is on stable storage when this returns.
+
+        ``lsn`` must be above ``current_lsn``; gaps are allowed. ``data`` is bytes-like, at most 256 MiB. ``term``: as
+        given, else the ``term`` of a ChangeRecord payload, else ``current_term``. ``timestamp_ms``: Unix time, now
+        when left out. ``LsnOrderError``, ``StaleTermError``, ``PayloadTooLarge``, ``SpoolPoisoned``, ``OSError``: the
+        record is not in the log.
+        """
+        segments = self._segments("append")
+        check_u64("lsn", lsn)
+        while segments.appender.append(lsn, data, term, timestamp_ms) is None:
+            segments.rotate()
+
+    def append_with_timestamp(self, lsn: int, timestamp_ms: int, data: Any) -> None:
+        """``append`` under the reference's name."""
+        self.append(lsn, data, timestamp_ms=timestamp_ms)
+
+    def append_with_term_and_timestamp(self, term: int, lsn: int, timestamp_ms: int, data: Any) -> None:
+        """``append`` under the reference's name."""
+        self.append(lsn, data, term=term, timestamp_ms=timestamp_ms)
+
+    def append_next(self, data: Any, *, term: int | None = None, timestamp_ms: int | None = None) -> int:
+        """``append`` with the LSN after ``current_lsn``, chosen under the same lock; returns it."""
+        segments = self._segments("append_next")
+        while (lsn := segments.appender.append(None, data, term, timestamp_ms)) is None:
+            segments.rotate()
+        return lsn
+
+    def append_many(
+        self, records: Iterable[tuple[int, Any]], *, term: int | None = None, timestamp_ms: int | None = None
+    ) -> None:
+        """Append ``(lsn, data)`` records, all durable on return.
+
+        They are checked as a whole first. Above 4 MiB they become durable in several batches; an error in a later one
+        carries ``appended_through``.
+        """
+        segments, items = self._segments("append_many"), list(records)
+        start = 0
+
+        def step() -> bool:
+            nonlocal start
+            start = segments.appender.append_many(items, term, timestamp_ms, start)
+            return start == len(items)
+
+        _all_of(segments, step, lambda: items[start - 1][0] if start else None)
+
+    def append_next_many(
+        self, payloads: Iterable[Any], *, term: int | None = None, timestamp_ms: int | None = None
+    ) -> range:
+        """``append_many`` with consecutive LSNs after ``current_lsn``; returns them."""
+        segments, items = self._segments("append_next_many"), list(payloads)
+        start, first = 0, None
+
+        def step() -> bool:
+            nonlocal start, first
+            start, part = segments.appender.append_next_many(items, term, timestamp_ms, start)
+            first = part if first is None else first
+            return start == len(items)
+
+        _all_of(segments, step, lambda: first + start - 1 if first is not None and start else None)
+        return range(0) if first is None else range(first, first + len(items))
+
+    def append_frames(self, buffer: Any) -> FramesAppended:
+        """Append whole version 3 frames as they are: checked, never re-encoded.
+
+        An incomplete frame at the end is left (``consumed``). ``FrameCorrupt``, ``LsnOrderError`` or ``StaleTermError``
+        for a bad one, and nothing of the call is appended.
+        """
+        segments = self._segments("append_frames")
+        data = _stable_copy(buffer)
+        start = records = 0
+        first: int | None = None
+        last: int | None = None
+
+        def step() -> bool:
+            nonlocal start, records, first, last
+            count, low, high, start, full = segments.appender.append_frames(data, start)
+            records += count
+            first, last = low if first is None else first, last if high is None else high
+            return not full
+
+        _all_of(segments, step, lambda: last)
+        return FramesAppended(records, first, last, start)
+
+    async def aappend(self, lsn: int, data: Any, *, term: int | None = None, timestamp_ms: int | None = None) -> None:
+        """``append`` for asyncio: no thread per call; what gathers while a flush runs shares the next.
+
+        Cancelling the await does not cancel the write.
+        """
+        self._segments("aappend")
+        check_u64("lsn", lsn)
+        await self._flusher.submit((lsn, data, term, timestamp_ms))
+
+    async def aappend_next(self, data: Any, *, term: int | None = None, timestamp_ms: int | None = None) -> int:
+        """``append_next`` for asyncio."""
+        self._segments("aappend_next")
+        return await self._flusher.submit((None, data, term, timestamp_ms))
+
+    def _append_each(self, items: list[AppendItem]) -> list[int | BaseException]:
+        segments = self._segments("aappend")
+        results: list[int | BaseException] = []
+        while len(results) < len(items):
+            some, _ = segments.appender.append_each(items, len(results))
+            results += some
+            if len(results) < len(items):
+                try:
+                    segments.rotate()
+                except Exception as error:  # the results so far stand, the rest fails with it
+                    results += [error] * (len(items) - len(results))
+        return results
+
+    # -- pruning ------------------------------------------------------------------------------------------------
+
+    def prune_through(self, lsn: int) -> PruneReport:
+        """Drop every record at or below ``lsn``. Appends and reads go on meanwhile.
+
+        Whole segments are unlinked; at most one is rewritten, and what is left of older versions in it becomes version
+        3. ``current_lsn`` is at least ``lsn`` afterwards. On a full disk the rewrite is left out.
+        """
+        segments = self._segments("prune_through")
+        check_u64("lsn", lsn)
+        with self._prune_lock:
+            report = prune_through(segments, lsn)
+            self._prunes += 1
+        return report
+
+
+def _stable_copy(buffer: Any) -> bytes:
+    """The buffer's bytes, copied unless they can't change, so that what was checked is what is written."""
+    if isinstance(buffer, bytes):
+        return buffer
+    try:
+        view = memoryview(buffer)
+    except TypeError:
+        raise TypeError(f"data must be a bytes-like object, not {type(buffer).__name__}") from None
+    if not view.c_contiguous:
+        raise ValueError("data must be a contiguous buffer")
+    return view.tobytes()
+
+
+def _all_of(segments: WriterSegments, step: Callable[[], bool], done: Callable[[], int | None]) -> None:
+    """Repeat ``step`` until it says that all is appended, rotating between; nobody else's records come between."""
+    segments.appender.hold()
+    try:
+        while not step():
+            segments.rotate()
+    except BaseException as error:
+        if getattr(error, "appended_through", None) is None and (through := done()) is not None:
+            error.appended_through = through  # type: ignore[attr-defined]  # OSError takes attributes as well
+        raise
+    finally:
+        segments.appender.release()

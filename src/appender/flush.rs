@@ -1,0 +1,306 @@
+//! One flush: a batch goes to the disk, and only then is anybody told.
+//!
+//! | step | a crash right after it leaves | an error of it |
+//! |---|---|---|
+//! | look at the file | what was durable | removed or shortened: poisoned; any other: only this batch is lost |
+//! | write the batch | any part of the batch, un-acknowledged | cut back |
+//! | write zeros ahead | the same, and zeros | no more zeros in this file |
+//! | sync | the batch, un-acknowledged; the mark is behind | poisoned: the kernel may have dropped the pages |
+//! | write the mark | the batch, perhaps acknowledged | the old mark is written again, then cut back |
+//! | publish | the batch, acknowledged | |
+//!
+//! | step of cutting back | an error of it |
+//! |---|---|
+//! | write the old mark | poisoned, and not cut: the mark may already claim the batch |
+//! | truncate to the durable end | remembered: done before the next batch, whose error it then is |
+//! | sync | poisoned |
+//!
+//! The mark is only ever written after a sync, and a cut never goes below it, so it may lag but never leads.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::batch::{Admission, Batch};
+use super::published::Published;
+use crate::error::{CoreError, Result};
+use crate::file::File;
+use crate::frame::{Frame, HEADER, Layout, TRAILER, u32_at};
+use crate::group_commit::Flusher;
+use crate::index::Summary;
+
+/// Zeros ahead end at a multiple of this.
+const FILL_STEP: u64 = 256 << 10;
+/// Larger batches grow the file: zeros are bytes written twice.
+const FILL_MAX_BATCH: usize = 64 << 10;
+static ZEROS: [u8; FILL_STEP as usize] = [0; FILL_STEP as usize];
+
+/// Bytes of the durable mark.
+pub const MARK_BYTES: usize = 512;
+const MARK_LSN: usize = 32;
+const MARK_CRC: usize = MARK_BYTES - 4;
+
+/// What went wrong, and with which of the two files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What.
+    pub error: CoreError,
+    /// Whether with the mark.
+    pub mark: bool,
+}
+
+impl From<CoreError> for Failure {
+    fn from(error: CoreError) -> Self {
+        Self { error, mark: false }
+    }
+}
+
+/// The file of the durable mark: one sector, always written whole.
+#[derive(Debug)]
+pub struct Mark {
+    file: Arc<File>,
+    sector: [u8; MARK_BYTES],
+}
+
+impl Mark {
+    /// `template` is all but the LSN and the checksum.
+    pub fn new(file: Arc<File>, template: [u8; MARK_BYTES]) -> Self {
+        Self { file, sector: template }
+    }
+
+    fn write(&mut self, lsn: u64) -> Result<()> {
+        self.sector[MARK_LSN..MARK_LSN + 8].copy_from_slice(&lsn.to_le_bytes());
+        let crc = crc32fast::hash(&self.sector[..MARK_CRC]);
+        self.sector[MARK_CRC..].copy_from_slice(&crc.to_le_bytes());
+        self.file.write_at(&self.sector, 0)
+    }
+}
+
+/// The file that is appended to.
+#[derive(Debug)]
+struct Target {
+    file: Arc<File>,
+    summary: Summary,
+    /// Bytes of a failed batch may still lie behind the durable end.
+    uncut: bool,
+    /// Whether zeros may be written ahead.
+    fill: bool,
+}
+
+/// How the appender is to work.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Size at which a file is full; `None` for never.
+    pub segment_bytes: Option<u64>,
+    /// Flushes after which zeros are written ahead.
+    pub fill_after: u64,
+}
+
+/// Writes batches. One thread at a time has it.
+#[derive(Debug)]
+pub struct Writer {
+    /// `None` once closed.
+    target: Option<Target>,
+    mark: Option<Mark>,
+    published: Arc<Published>,
+    options: Options,
+    flushes: u64,
+    poisoned: Option<String>,
+}
+
+impl Writer {
+    /// All that `summary` says of `file` is durable.
+    pub fn new(
+        file: Arc<File>,
+        summary: Summary,
+        mark: Option<Mark>,
+        published: Arc<Published>,
+        options: Options,
+    ) -> Self {
+        let target = Some(Target { file, summary, uncut: false, fill: true });
+        Self { target, mark, published, options, flushes: 0, poisoned: None }
+    }
+
+    /// Cuts the file to its durable end, for good. No flush may be under way.
+    pub fn seal(&mut self) -> Result<()> {
+        self.with_target(|writer, target| {
+            let size = writer.look(target)?;
+            writer.trim(target, size)
+        })
+    }
+
+    /// Goes on in another file, all of which is durable.
+    pub fn swap(&mut self, file: Arc<File>, summary: Summary) -> Result<()> {
+        self.with_target(|writer, target| {
+            writer.published.publish(&summary, |_| ());
+            *target = Target { file, summary, uncut: false, fill: true };
+            Ok(())
+        })
+    }
+
+    /// Trims the file, unless poisoned, and lets go of everything. Later calls do nothing.
+    pub fn close(&mut self) -> Result<()> {
+        self.mark = None;
+        match self.target.take() {
+            Some(mut target) if self.poisoned.is_none() => {
+                let size = target.file.size()?;
+                self.trim(&mut target, size)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `work` on the file, unless there is none any more or it is not to be touched.
+    fn with_target<T, E: From<CoreError>>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &mut Target) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.usable()?;
+        let Some(mut target) = self.target.take() else { return Err(CoreError::Closed.into()) };
+        let outcome = work(self, &mut target);
+        self.target = Some(target);
+        outcome
+    }
+
+    fn usable(&self) -> Result<()> {
+        self.poisoned.as_ref().map_or(Ok(()), |reason| Err(CoreError::Poisoned { reason: reason.clone() }))
+    }
+
+    fn poison(&mut self, reason: String) {
+        self.published.poison(&reason);
+        self.poisoned = Some(reason);
+    }
+
+    /// Passes the outcome of a call on; its failure is the end of all writing.
+    fn poison_unless(&mut self, outcome: Result<()>, what: &str) -> Result<()> {
+        if let Err(error) = &outcome {
+            self.poison(format!("{what} failed: {}", words(error)));
+        }
+        outcome
+    }
+
+    /// The size of the file, which must hold all that is durable and nothing else but zeros.
+    fn look(&mut self, target: &mut Target) -> Result<u64> {
+        let stat = target.file.stat()?;
+        let end = target.summary.valid_bytes;
+        let reason = if stat.links == 0 {
+            "the file was removed under the open spool"
+        } else if stat.size < end {
+            "the file was shortened under the open spool"
+        } else if target.uncut {
+            self.trim(target, stat.size)?;
+            return Ok(end);
+        } else {
+            return Ok(stat.size);
+        };
+        self.poison(reason.to_owned());
+        Err(CoreError::Corrupt { reason: reason.to_owned(), offset: None, first_lsn: None, last_lsn: None })
+    }
+
+    /// Cuts a file of `size` bytes to its durable end.
+    fn trim(&mut self, target: &mut Target, size: u64) -> Result<()> {
+        let end = target.summary.valid_bytes;
+        if size > end || target.uncut {
+            target.uncut = true;
+            target.file.truncate(end)?;
+            target.uncut = false;
+            let synced = target.file.sync_all();
+            self.poison_unless(synced, "sync after a cut")?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, target: &mut Target, batch: &Batch) -> Result<(), Failure> {
+        let size = self.look(target)?;
+        let start = target.summary.valid_bytes;
+        let end = start + batch.bytes.len() as u64;
+        if let Err(error) = target.file.write_at(&batch.bytes, start) {
+            self.cut_back(target);
+            return Err(error.into());
+        }
+        if end > size && batch.bytes.len() <= FILL_MAX_BATCH && self.flushes >= self.options.fill_after {
+            self.fill_ahead(target, end);
+        }
+        let begun = Instant::now();
+        let synced = if end > size { target.file.sync_all() } else { target.file.sync_data() };
+        let sync = begun.elapsed();
+        self.poison_unless(synced, "sync")?;
+        self.advance_mark(target, batch.last_lsn)?;
+
+        self.flushes += 1;
+        take_in(&mut target.summary, &batch.bytes);
+        let payload_bytes = batch.bytes.len() as u64 - batch.records * (HEADER + TRAILER) as u64;
+        self.published.publish(&target.summary, |stats| stats.count(batch.records, payload_bytes, sync));
+        Ok(())
+    }
+
+    /// Written zeros behind the batch spare the next syncs a change of size. They are a convenience: without room
+    /// for them the file grows batch by batch.
+    fn fill_ahead(&self, target: &mut Target, end: u64) {
+        let limit = self
+            .options
+            .segment_bytes
+            .map_or(u64::MAX, |limit| limit.checked_next_multiple_of(FILL_STEP).unwrap_or(limit));
+        let goal = end.next_multiple_of(FILL_STEP).min(limit);
+        if target.fill && goal > end {
+            target.fill = target.file.write_at(&ZEROS[..(goal - end) as usize], end).is_ok();
+        }
+    }
+
+    fn advance_mark(&mut self, target: &mut Target, lsn: u64) -> Result<(), Failure> {
+        let Some(mark) = &mut self.mark else { return Ok(()) };
+        let Err(error) = mark.write(lsn) else { return Ok(()) };
+        let restored = mark.write(target.summary.highest_lsn);
+        if self.poison_unless(restored, "writing the mark").is_ok() {
+            self.cut_back(target);
+        }
+        Err(Failure { error, mark: true })
+    }
+
+    /// After a failed write: the file as it was.
+    fn cut_back(&mut self, target: &mut Target) {
+        target.uncut = true;
+        // The failed write is the error that counts; this one shows in the next call.
+        drop(self.trim(target, u64::MAX));
+    }
+}
+
+impl Flusher for Writer {
+    type Queue = Admission;
+    type Batch = Batch;
+    type Error = Failure;
+
+    fn flush(&mut self, batch: &mut Batch) -> Result<(), Failure> {
+        self.with_target(|writer, target| writer.write(target, batch))
+    }
+
+    fn settle(&self, queue: &mut Admission, lost: bool) {
+        if let Some(target) = &self.target {
+            queue.end = target.summary.valid_bytes;
+            queue.occupied = target.summary.records > 0;
+        }
+        queue.poisoned.clone_from(&self.poisoned);
+        if lost {
+            queue.lsn = self.published.lsn();
+            queue.term = self.published.term();
+        }
+    }
+
+    fn clear(batch: &mut Batch) {
+        batch.clear();
+    }
+}
+
+fn take_in(summary: &mut Summary, mut frames: &[u8]) {
+    while let Some(frame) = Frame::header(frames, Layout::V3) {
+        let (bytes, rest) = frames.split_at(frame.len() as usize);
+        summary.push(&frame, frame.term, u32_at(bytes, bytes.len() - TRAILER) as u32);
+        frames = rest;
+    }
+}
+
+/// What went wrong, as the C library words it, so that both cores say the same.
+fn words(error: &CoreError) -> String {
+    let CoreError::Os { errno, .. } = error else { return error.to_string() };
+    let text = std::io::Error::from_raw_os_error(*errno).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}

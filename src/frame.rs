@@ -1,0 +1,416 @@
+//! Bytes ↔ frames: all layouts, their checksums, no I/O.
+//!
+//! | version | layout | read | written |
+//! |---|---|---|---|
+//! | 3 | `RDLW` `03` term u64, lsn u64, `timestamp_ms` u64, length u32, payload, crc u32 | yes | yes |
+//! | 3, wide | `RDLW` `03` term u64, `ownership_epoch` u64, lsn u64, `timestamp_ms` u64, length u32, payload, crc u32 | yes | no |
+//! | 2 | `RDLW` `02` lsn u64, `timestamp_ms` u64, length u32, payload, crc u32 | yes | no |
+//! | 1 | `RDLW` `01` lsn u64, length u64, payload | yes | no |
+//!
+//! Numbers are little-endian. The checksum is CRC-32/ISO-HDLC over all that stands between the magic and it.
+
+use std::convert::Infallible;
+use std::fmt;
+
+use crc32fast::Hasher;
+
+/// What every frame begins with.
+pub const MAGIC: [u8; 4] = *b"RDLW";
+/// The largest payload: longer ones are refused on write and implausible on read.
+pub const MAX_PAYLOAD: u64 = 256 << 20;
+/// Bytes before the payload in the layout that is written.
+pub const HEADER: usize = 33;
+/// Bytes of the checksum behind the payload.
+pub const TRAILER: usize = 4;
+/// Bytes before the payload in the widest layout.
+pub const LONGEST_HEADER: usize = 41;
+
+/// The four ways a frame can be laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Version 1: no checksum, no timestamp, no term.
+    V1,
+    /// Version 2: no term.
+    V2,
+    /// Version 3, the one that is written.
+    V3,
+    /// Version 3 with an ownership epoch between term and LSN.
+    Wide,
+}
+
+impl Layout {
+    /// Bytes before the payload.
+    pub const fn header(self) -> usize {
+        match self {
+            Self::V1 => 21,
+            Self::V2 => 25,
+            Self::V3 => HEADER,
+            Self::Wide => LONGEST_HEADER,
+        }
+    }
+
+    /// Bytes behind the payload.
+    pub const fn trailer(self) -> usize {
+        match self {
+            Self::V1 => 0,
+            Self::V2 | Self::V3 | Self::Wide => TRAILER,
+        }
+    }
+
+    /// The version byte.
+    pub const fn version(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+            Self::V3 | Self::Wide => 3,
+        }
+    }
+}
+
+/// The fields of one frame; its payload stays where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame {
+    /// How it is laid out.
+    pub layout: Layout,
+    /// Its term; 0 where the layout has none.
+    pub term: u64,
+    /// Its ownership epoch; 0 (none) where the layout has none.
+    pub ownership_epoch: u64,
+    /// Its LSN.
+    pub lsn: u64,
+    /// Milliseconds since the epoch; 0 where the layout has none.
+    pub timestamp_ms: u64,
+    /// Bytes of payload. What the header says, plausible or not.
+    pub payload_len: u64,
+}
+
+impl Frame {
+    /// Reads the header at the start of `bytes` as `layout`; `None` when it is cut short. Magic and version are not looked at.
+    pub fn header(bytes: &[u8], layout: Layout) -> Option<Self> {
+        let bytes = bytes.get(..layout.header())?;
+        let (term, ownership_epoch, lsn, timestamp_ms, payload_len) = match layout {
+            Layout::V1 => (0, 0, u64_at(bytes, 5), 0, u64_at(bytes, 13)),
+            Layout::V2 => (0, 0, u64_at(bytes, 5), u64_at(bytes, 13), u32_at(bytes, 21)),
+            Layout::V3 => (u64_at(bytes, 5), 0, u64_at(bytes, 13), u64_at(bytes, 21), u32_at(bytes, 29)),
+            Layout::Wide => {
+                (u64_at(bytes, 5), u64_at(bytes, 13), u64_at(bytes, 21), u64_at(bytes, 29), u32_at(bytes, 37))
+            }
+        };
+        Some(Self { layout, term, ownership_epoch, lsn, timestamp_ms, payload_len })
+    }
+
+    /// Whether its payload length can be right.
+    pub const fn plausible(&self) -> bool {
+        self.payload_len <= MAX_PAYLOAD
+    }
+
+    /// Bytes of the whole frame. Only of a plausible one.
+    pub const fn len(&self) -> u64 {
+        self.layout.header() as u64 + self.payload_len + self.layout.trailer() as u64
+    }
+
+    /// Never: a frame has a header.
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Whether it has the layout that is written today.
+    pub const fn is_v3(&self) -> bool {
+        matches!(self.layout, Layout::V3)
+    }
+
+    /// Whether it is of a version without a term of its own.
+    pub const fn is_legacy(&self) -> bool {
+        matches!(self.layout, Layout::V1 | Layout::V2)
+    }
+}
+
+/// What stands before a frame. It settles the layout of a version 3 frame that matches both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Before {
+    /// Whether the frame before is wide.
+    pub wide: bool,
+    /// The LSN of the frame before.
+    pub lsn: u64,
+}
+
+impl Before {
+    /// What stands before the frame that follows `frame`.
+    pub const fn next(frame: &Frame) -> Self {
+        Self { wide: matches!(frame.layout, Layout::Wide), lsn: frame.lsn }
+    }
+
+    /// The two layouts of version 3, the likelier one first.
+    pub const fn layouts(self) -> [Layout; 2] {
+        if self.wide { [Layout::Wide, Layout::V3] } else { [Layout::V3, Layout::Wide] }
+    }
+}
+
+/// Why bytes are no frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// They do not begin with the magic.
+    Magic,
+    /// They are of a version that nobody knows.
+    Version(u8),
+    /// They end before the frame does.
+    Torn,
+    /// The payload length is above the limit.
+    Implausible(u64),
+    /// The checksum is another than the one computed.
+    Crc {
+        /// The one in the frame.
+        stored: u32,
+        /// The one its bytes have.
+        computed: u32,
+    },
+    /// A version 1 frame where none is believed.
+    Legacy,
+}
+
+impl Fault {
+    /// The class of the fault, one word or two.
+    pub const fn class(self) -> &'static str {
+        match self {
+            Self::Magic => "magic",
+            Self::Version(_) => "version",
+            Self::Torn => "torn",
+            Self::Implausible(_) => "implausible",
+            Self::Crc { .. } => "crc mismatch",
+            Self::Legacy => "legacy",
+        }
+    }
+
+    /// The fault in words, with the place where it was met.
+    pub fn at(self, offset: u64) -> String {
+        format!("{self} at offset {offset}")
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic => f.write_str("wrong magic"),
+            Self::Version(version) => write!(f, "unknown version {version}"),
+            Self::Torn => f.write_str("torn frame"),
+            Self::Implausible(len) => write!(f, "implausible payload length {len}"),
+            Self::Crc { stored, computed } => {
+                write!(f, "crc mismatch (stored {stored:08x}, computed {computed:08x})")
+            }
+            Self::Legacy => f.write_str("version 1 frame that can't be trusted"),
+        }
+    }
+}
+
+/// Bytes that frames are looked for in.
+pub trait Source {
+    /// What can go wrong while getting at them.
+    type Error;
+
+    /// Where they end.
+    fn end(&self) -> u64;
+
+    /// The bytes from `at` on, `len` of them, all of which lie before the end.
+    fn get(&mut self, at: u64, len: usize) -> Result<&[u8], Self::Error>;
+
+    /// Whether only zeros lie from `at` on.
+    fn zeros_from(&mut self, at: u64) -> Result<bool, Self::Error>;
+
+    /// Their checksum.
+    fn crc(&mut self, at: u64, len: usize) -> Result<u32, Self::Error> {
+        self.get(at, len).map(crc32fast::hash)
+    }
+
+    /// Their checksum, going on from `crc`.
+    fn crc_from(&mut self, mut crc: Hasher, at: u64, len: usize) -> Result<u32, Self::Error> {
+        crc.update(self.get(at, len)?);
+        Ok(crc.finalize())
+    }
+}
+
+impl Source for &[u8] {
+    type Error = Infallible;
+
+    fn end(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn get(&mut self, at: u64, len: usize) -> Result<&[u8], Infallible> {
+        Ok(&self[at as usize..at as usize + len])
+    }
+
+    fn zeros_from(&mut self, at: u64) -> Result<bool, Infallible> {
+        Ok(self[at as usize..].iter().all(|byte| *byte == 0))
+    }
+}
+
+/// The frame at `at`, verified. A version 1 frame has nothing to verify: whether to believe it is up to the caller.
+#[inline]
+pub fn look<S: Source>(source: &mut S, at: u64, before: Before) -> Result<Result<Frame, Fault>, S::Error> {
+    let left = source.end() - at;
+    let mut head = [0; LONGEST_HEADER];
+    let got = left.min(LONGEST_HEADER as u64) as usize;
+    head[..got].copy_from_slice(source.get(at, got)?);
+    let head = &head[..got];
+    if got <= MAGIC.len() {
+        return Ok(Err(if MAGIC.starts_with(head) { Fault::Torn } else { Fault::Magic }));
+    }
+    if head[..4] != MAGIC {
+        return Ok(Err(Fault::Magic));
+    }
+    match head[4] {
+        1 => Ok(whole(head, left, Layout::V1)),
+        2 => check(source, at, head, Layout::V2),
+        3 => look_v3(source, at, head, before),
+        version => Ok(Err(Fault::Version(version))),
+    }
+}
+
+fn look_v3<S: Source>(source: &mut S, at: u64, head: &[u8], before: Before) -> Result<Result<Frame, Fault>, S::Error> {
+    let [likely, other] = before.layouts();
+    let first = check(source, at, head, likely)?;
+    if let Ok(frame) = first
+        && frame.lsn > before.lsn
+    {
+        return Ok(first);
+    }
+    let second = check(source, at, head, other)?;
+    Ok(match (first, second) {
+        (Ok(_), Ok(frame)) if frame.lsn > before.lsn => second,
+        (Err(_), Ok(_)) => second,
+        _ => first,
+    })
+}
+
+/// The frame at `at` under one layout, its checksum compared.
+#[inline]
+pub fn check<S: Source>(
+    source: &mut S,
+    at: u64,
+    head: &[u8],
+    layout: Layout,
+) -> Result<Result<Frame, Fault>, S::Error> {
+    let frame = match whole(head, source.end() - at, layout) {
+        Ok(frame) => frame,
+        Err(fault) => return Ok(Err(fault)),
+    };
+    let len = frame.len() as usize;
+    let computed = source.crc(at + 4, len - 8)?;
+    let stored = u32_at(source.get(at + (len - TRAILER) as u64, TRAILER)?, 0) as u32;
+    Ok(if stored == computed { Ok(frame) } else { Err(Fault::Crc { stored, computed }) })
+}
+
+/// The frame that `head` announces under `layout`, if its length is plausible and it fits in the `left` bytes.
+fn whole(head: &[u8], left: u64, layout: Layout) -> Result<Frame, Fault> {
+    let frame = Frame::header(head, layout).ok_or(Fault::Torn)?;
+    if !frame.plausible() {
+        return Err(Fault::Implausible(frame.payload_len));
+    }
+    if frame.len() > left { Err(Fault::Torn) } else { Ok(frame) }
+}
+
+/// The frame at the start of `bytes`, which nothing is known to stand before.
+pub fn decode(mut bytes: &[u8]) -> Result<Frame, Fault> {
+    let Ok(looked) = look(&mut bytes, 0, Before::default());
+    let frame = looked?;
+    if frame.layout == Layout::V1 {
+        let Ok(believed) = believe_v1(&mut bytes, 0, &frame);
+        return believed.then_some(frame).ok_or(Fault::Legacy);
+    }
+    Ok(frame)
+}
+
+/// A flipped bit makes version 3 look like version 1, which has no checksum. So what surrounds such a frame must fit:
+/// the end, only zeros, a magic, or fewer than four bytes follow it, and it is no valid frame of another version.
+pub fn believe_v1<S: Source>(source: &mut S, at: u64, frame: &Frame) -> Result<bool, S::Error> {
+    if !v1_ends_well(source, at + frame.len())? {
+        return Ok(false);
+    }
+    for layout in [Layout::V2, Layout::V3, Layout::Wide] {
+        if checks_as(source, at, layout)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether what follows a version 1 frame that ends at `end` lets its length be right.
+pub fn v1_ends_well<S: Source>(source: &mut S, end: u64) -> Result<bool, S::Error> {
+    Ok(source.end() - end < MAGIC.len() as u64 || source.get(end, MAGIC.len())? == MAGIC || source.zeros_from(end)?)
+}
+
+/// Whether the bytes at `at` are a valid frame of `layout` but for their version byte.
+fn checks_as<S: Source>(source: &mut S, at: u64, layout: Layout) -> Result<bool, S::Error> {
+    let left = source.end() - at;
+    if left < layout.header() as u64 {
+        return Ok(false);
+    }
+    let head = source.get(at, layout.header())?;
+    let Some(frame) = Frame::header(head, layout).filter(|frame| frame.plausible() && frame.len() <= left) else {
+        return Ok(false);
+    };
+    let mut crc = Hasher::new();
+    crc.update(&[layout.version()]);
+    let computed = source.crc_from(crc, at + 5, frame.len() as usize - 9)?;
+    let stored = u32_at(source.get(at + frame.len() - TRAILER as u64, TRAILER)?, 0) as u32;
+    Ok(stored == computed)
+}
+
+/// Appends one version 3 frame to `into`. The payload is copied once, and it is the copy that is checksummed.
+pub fn encode(into: &mut Vec<u8>, term: u64, lsn: u64, timestamp_ms: u64, payload: &[u8]) {
+    encode_with(into, term, lsn, timestamp_ms, payload.len(), |into| into.extend_from_slice(payload));
+}
+
+/// The same, for a payload of `len` bytes that `copy` appends.
+pub fn encode_with(
+    into: &mut Vec<u8>,
+    term: u64,
+    lsn: u64,
+    timestamp_ms: u64,
+    len: usize,
+    copy: impl FnOnce(&mut Vec<u8>),
+) {
+    assert!(len as u64 <= MAX_PAYLOAD, "the caller has checked the size");
+    into.reserve(HEADER + len + TRAILER);
+    let start = into.len();
+    into.extend_from_slice(&MAGIC);
+    into.push(3);
+    into.extend_from_slice(&term.to_le_bytes());
+    into.extend_from_slice(&lsn.to_le_bytes());
+    into.extend_from_slice(&timestamp_ms.to_le_bytes());
+    into.extend_from_slice(&(len as u32).to_le_bytes());
+    copy(into);
+    assert_eq!(into.len(), start + HEADER + len, "the whole payload was copied");
+    let crc = crc32fast::hash(&into[start + MAGIC.len()..]);
+    into.extend_from_slice(&crc.to_le_bytes());
+}
+
+/// The bytes that the longest plausible reading of the header at the start of `bytes` asks for.
+pub fn longest_reading(bytes: &[u8]) -> u64 {
+    [Layout::V1, Layout::V2, Layout::V3, Layout::Wide]
+        .into_iter()
+        .filter_map(|layout| Frame::header(bytes, layout))
+        .filter(Frame::plausible)
+        .map(|frame| frame.len())
+        .fold(LONGEST_HEADER as u64, u64::max)
+}
+
+/// CRC-32/ISO-HDLC of `bytes`, going on from `value`.
+pub fn crc32(bytes: &[u8], value: u32) -> u32 {
+    let mut hasher = Hasher::new_with_initial(value);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut raw = [0; 8];
+    raw.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(raw)
+}
+
+/// Widened, because every length is compared with 64-bit ones.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u64 {
+    let mut raw = [0; 4];
+    raw.copy_from_slice(&bytes[at..at + 4]);
+    u64::from(u32::from_le_bytes(raw))
+}

@@ -1,0 +1,445 @@
+//! `Appender`: the writer of a log. Every call that waits or locks is detached from the interpreter.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+
+use super::convert::{Data, optional_u64_arg, u64_arg};
+use super::errors::to_py;
+use super::file::PyFile;
+use super::report::PyScanReport;
+use crate::appender::{Appender, Failure, MARK_BYTES, Mark, Options, Partly, Record, split};
+use crate::error::CoreError;
+use crate::scan::ScanReport;
+
+/// How often a wait looks for Ctrl-C.
+const SIGNALS: Duration = Duration::from_millis(50);
+
+/// Appends records and makes them durable; shared by any number of threads.
+#[pyclass(frozen, name = "Appender", module = "walspool._native")]
+pub struct PyAppender {
+    appender: Appender,
+    path: Mutex<Py<PyAny>>,
+    mark_path: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl PyAppender {
+    #[new]
+    #[pyo3(signature = (
+        file, path, report, *, mark=None, segment_bytes=None, floor_lsn=None, term=None, fill_after=None
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "the signature is Python's, with keywords")]
+    fn new(
+        py: Python<'_>,
+        file: &PyFile,
+        path: Py<PyAny>,
+        report: &PyScanReport,
+        mark: Option<(Bound<'_, PyFile>, Bound<'_, PyBytes>)>,
+        segment_bytes: Option<&Bound<'_, PyAny>>,
+        floor_lsn: Option<&Bound<'_, PyAny>>,
+        term: Option<&Bound<'_, PyAny>>,
+        fill_after: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let options = Options {
+            segment_bytes: optional_u64_arg(segment_bytes, "segment_bytes")?,
+            fill_after: optional_u64_arg(fill_after, "fill_after")?.unwrap_or(64),
+        };
+        let floor_lsn = optional_u64_arg(floor_lsn, "floor_lsn")?.unwrap_or(0);
+        let term = optional_u64_arg(term, "term")?.unwrap_or(1);
+        let mark_path = mark.as_ref().map(|(file, _)| file.get().path.clone_ref(py));
+        let mark = mark.map(|(file, template)| take_mark(file.get(), template.as_bytes())).transpose()?;
+        let summary = report.report.summary.clone();
+        let appender = Appender::new(Arc::clone(&file.file), summary, mark, floor_lsn, term, options);
+        Ok(Self { appender, path: Mutex::new(path), mark_path })
+    }
+
+    /// Appends one record: its LSN, or `None` when the file is full.
+    fn append(
+        &self,
+        py: Python<'_>,
+        lsn: Option<&Bound<'_, PyAny>>,
+        data: &Bound<'_, PyAny>,
+        term: Option<&Bound<'_, PyAny>>,
+        timestamp_ms: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<u64>> {
+        self.alive(py)?;
+        let taken = self.take(py, lsn, data, term, timestamp_ms)?;
+        let bytes = taken.payload.as_bytes();
+        py.detach(|| self.appender.append_one(&Record::new(taken.lsn, taken.term, taken.timestamp_ms, bytes)))
+            .map_err(|failure| self.failed(py, failure))
+    }
+
+    /// Appends the (LSN, data) pairs from `start` on: the index of the first that no longer went into the file.
+    fn append_many<'py>(
+        &self,
+        py: Python<'py>,
+        items: &Bound<'py, PyList>,
+        term: Option<&Bound<'py, PyAny>>,
+        timestamp_ms: Option<&Bound<'py, PyAny>>,
+        start: usize,
+    ) -> PyResult<usize> {
+        let mut lsns = Vec::with_capacity(items.len());
+        let mut payloads = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate().skip(start) {
+            let (lsn, data) = item.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>()?;
+            lsns.push(u64_arg(&lsn, "lsn").map_err(|error| at_index(py, error, index))?);
+            payloads.push(data);
+        }
+        self.append_list(py, Some(&lsns), &payloads, term, timestamp_ms, start).map(|(next, _)| next)
+    }
+
+    /// Appends the payloads from `start` on under the next LSNs: the index of the first that no longer went into the
+    /// file, and the first LSN given.
+    fn append_next_many<'py>(
+        &self,
+        py: Python<'py>,
+        payloads: &Bound<'py, PyList>,
+        term: Option<&Bound<'py, PyAny>>,
+        timestamp_ms: Option<&Bound<'py, PyAny>>,
+        start: usize,
+    ) -> PyResult<(usize, Option<u64>)> {
+        let payloads: Vec<_> = payloads.iter().skip(start).collect();
+        self.append_list(py, None, &payloads, term, timestamp_ms, start)
+    }
+
+    /// Appends the whole version 3 frames in `buffer` from `start` on: how many, the first and the last LSN, where in
+    /// the buffer they end, and whether the file was full before their end.
+    fn append_frames(
+        &self,
+        py: Python<'_>,
+        buffer: &Bound<'_, PyAny>,
+        start: usize,
+    ) -> PyResult<(usize, Option<u64>, Option<u64>, usize, bool)> {
+        self.alive(py)?;
+        let payload = Payload::new(Data::new(buffer)?);
+        let Some(bytes) = payload.as_bytes().get(start..) else {
+            return Err(PyValueError::new_err("start must lie within the buffer"));
+        };
+        let appended = py.detach(|| {
+            let (frames, bad) = split(bytes, start);
+            if let Some(bad) = bad {
+                return Err(Partly::from(bad));
+            }
+            let done = self.appender.append(&frames, Some(0))?;
+            let end = start + frames[..done.count].iter().map(crate::appender::Part::frame_len).sum::<usize>();
+            Ok((done.count, done.first_lsn, done.last_lsn, end, done.count < frames.len()))
+        });
+        appended.map_err(|partly| self.partly_failed(py, partly))
+    }
+
+    /// Appends each (LSN, data, term, timestamp) from `start` on by its own merits: an LSN or an exception for each,
+    /// and the index of the first that no longer went into the file.
+    fn append_each<'py>(
+        &self,
+        py: Python<'py>,
+        items: &Bound<'py, PyList>,
+        start: usize,
+    ) -> PyResult<(Vec<Py<PyAny>>, usize)> {
+        self.alive(py)?;
+        let taken: Vec<_> = items.iter().skip(start).map(|item| self.take_item(py, &item)).collect();
+        let parts: Vec<_> = taken.iter().map(|taken| taken.as_ref().ok().map(Taken::raw)).collect();
+        let results = py.detach(|| {
+            let records: Vec<_> = parts
+                .into_iter()
+                .map(|part| part.map(|(lsn, term, timestamp_ms, bytes)| Record::new(lsn, term, timestamp_ms, bytes)))
+                .collect();
+            self.appender.append_each(&records)
+        });
+        let results = results.map_err(|failure| self.failed(py, failure))?;
+        let mut answers = Vec::with_capacity(results.len());
+        for (result, taken) in results.into_iter().zip(taken) {
+            let error = match (result, taken) {
+                (Some(Ok(lsn)), _) => {
+                    answers.push(lsn.into_pyobject(py)?.into_any().unbind());
+                    continue;
+                }
+                (Some(Err(failure)), _) => self.failed(py, failure),
+                (None, Err(error)) => error,
+                (None, Ok(_)) => unreachable!("only what could not be taken is passed over"),
+            };
+            answers.push(error.into_value(py).into_any());
+        }
+        let next = start + answers.len();
+        Ok((answers, next))
+    }
+
+    /// Until `release`, appends of other threads wait. May be nested.
+    fn hold(&self, py: Python<'_>) -> PyResult<()> {
+        self.detached(py, Appender::hold)
+    }
+
+    /// Ends one `hold` of this thread.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        if self.detached(py, Appender::release)? {
+            return Ok(());
+        }
+        Err(PyRuntimeError::new_err("release() without hold() in this thread"))
+    }
+
+    /// Waits for what is in flight, lets no more in, cuts the file to what is durable: what is known of it.
+    fn seal(&self, py: Python<'_>) -> PyResult<PyScanReport> {
+        let summary = self.detached(py, Appender::seal)?;
+        Ok(PyScanReport { report: ScanReport::clean(summary) })
+    }
+
+    /// Lets appends go on in the same file.
+    fn unseal(&self, py: Python<'_>) -> PyResult<()> {
+        self.detached(py, Appender::unseal)
+    }
+
+    /// Goes on in another file, all of whose report is durable.
+    fn swap(&self, py: Python<'_>, file: &PyFile, path: Py<PyAny>, report: &PyScanReport) -> PyResult<()> {
+        let (file, summary) = (Arc::clone(&file.file), report.report.summary.clone());
+        self.detached(py, |appender| appender.swap(file, summary))?;
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = path;
+        Ok(())
+    }
+
+    /// No new LSN at or below `lsn`.
+    fn raise_floor(&self, py: Python<'_>, lsn: &Bound<'_, PyAny>) -> PyResult<()> {
+        let lsn = u64_arg(lsn, "lsn")?;
+        self.detached(py, |appender| appender.raise_floor(lsn))
+    }
+
+    /// Waits until the durable LSN is above `since_lsn`; false after `timeout` seconds. Ctrl-C works.
+    fn wait_lsn(&self, py: Python<'_>, since_lsn: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
+        let since_lsn = u64_arg(since_lsn, "since_lsn")?;
+        if timeout.is_some_and(f64::is_nan) {
+            return Err(PyValueError::new_err("timeout must not be NaN"));
+        }
+        // What no clock can hold is for ever.
+        let limit = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        loop {
+            let left = deadline.map_or(SIGNALS, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if self.detached(py, |appender| appender.alive().and_then(|()| appender.published().wait(since_lsn, left.min(SIGNALS))))? {
+                return Ok(true);
+            }
+            if left.is_zero() {
+                return Ok(false);
+            }
+            py.check_signals()?;
+        }
+    }
+
+    /// From now on a 1 is written to `fd`, an eventfd, whenever there may be something new.
+    fn add_listener(&self, py: Python<'_>, fd: i32) -> PyResult<()> {
+        self.detached(py, |appender| appender.alive().map(|()| appender.published().add_listener(fd)))
+    }
+
+    /// Ends that; no write to `fd` is under way when this returns.
+    fn remove_listener(&self, py: Python<'_>, fd: i32) -> PyResult<()> {
+        self.detached(py, |appender| appender.remove_listener(fd))
+    }
+
+    /// What is durable now in the current file.
+    fn summary(&self, py: Python<'_>) -> PyResult<PyScanReport> {
+        let summary = self.detached(py, |appender| appender.alive().map(|()| appender.published().summary()))?;
+        Ok(PyScanReport { report: ScanReport::clean(summary) })
+    }
+
+    /// The highest durable LSN, or the floor.
+    #[getter]
+    fn durable_lsn(&self) -> u64 {
+        self.appender.published().lsn()
+    }
+
+    /// The term of the next record, if none is given.
+    #[getter]
+    fn current_term(&self) -> u64 {
+        self.appender.published().term()
+    }
+
+    /// Why nothing may be written any more, else `None`.
+    #[getter]
+    fn poisoned(&self, py: Python<'_>) -> Option<String> {
+        py.detach(|| self.appender.poisoned())
+    }
+
+    /// Whether `close` or `abandon` was called.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.appender.closed()
+    }
+
+    /// Counters since this object was made.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.detached(py, |appender| appender.alive().map(|()| appender.published().stats()))?;
+        let dict = PyDict::new(py);
+        dict.set_item("appends", stats.appends)?;
+        dict.set_item("appended_bytes", stats.appended_bytes)?;
+        dict.set_item("flushes", stats.flushes)?;
+        dict.set_item("sync_ns_total", stats.sync_ns_total)?;
+        dict.set_item("sync_ns_max", stats.sync_ns_max)?;
+        dict.set_item("sync_us_histogram", stats.sync_us_histogram.to_vec())?;
+        dict.set_item("records_per_flush_histogram", stats.records_per_flush_histogram.to_vec())?;
+        Ok(dict)
+    }
+
+    /// Waits for what is in flight, cuts the file to what is durable, lets go of it. Later calls do nothing.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.detached(py, Appender::close)
+    }
+
+    /// For a forked child: from now on every call is refused; no lock is taken, nothing is written.
+    fn abandon(&self) {
+        self.appender.abandon();
+    }
+}
+
+impl PyAppender {
+    fn alive(&self, py: Python<'_>) -> PyResult<()> {
+        self.appender.alive().map_err(|error| self.failed(py, error.into()))
+    }
+
+    fn detached<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&Appender) -> Result<T, CoreError> + Send,
+    ) -> PyResult<T> {
+        py.detach(|| work(&self.appender)).map_err(|error| self.failed(py, error.into()))
+    }
+
+    fn failed(&self, py: Python<'_>, failure: Failure) -> PyErr {
+        // The lock is only ever held to copy or replace the path.
+        let path = self.path.lock().unwrap_or_else(PoisonError::into_inner).clone_ref(py);
+        let path = self.mark_path.as_ref().filter(|_| failure.mark).unwrap_or(&path);
+        to_py(py, failure.error, Some(path))
+    }
+
+    fn partly_failed(&self, py: Python<'_>, partly: Partly) -> PyErr {
+        let error = self.failed(py, partly.failure);
+        match partly.appended_through.map(|lsn| error.value(py).setattr("appended_through", lsn)) {
+            Some(Err(other)) => other,
+            _ => error,
+        }
+    }
+
+    fn payload<'py>(&self, py: Python<'py>, data: &Bound<'py, PyAny>, index: Option<usize>) -> PyResult<Payload<'py>> {
+        let taken = Data::payload(data).map_err(|error| match index {
+            Some(index) => at_index(py, error, index),
+            None => error,
+        })?;
+        let taken = taken.map_err(|error| match index {
+            Some(index) => error.at_index(index),
+            None => error,
+        });
+        taken.map(Payload::new).map_err(|error| self.failed(py, error.into()))
+    }
+
+    fn take<'py>(
+        &self,
+        py: Python<'py>,
+        lsn: Option<&Bound<'py, PyAny>>,
+        data: &Bound<'py, PyAny>,
+        term: Option<&Bound<'py, PyAny>>,
+        timestamp_ms: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Taken<'py>> {
+        let lsn = optional_u64_arg(lsn, "lsn")?;
+        let term = optional_u64_arg(term, "term")?;
+        let timestamp_ms = optional_u64_arg(timestamp_ms, "timestamp_ms")?.unwrap_or_else(now_ms);
+        Ok(Taken { lsn, payload: self.payload(py, data, None)?, term, timestamp_ms })
+    }
+
+    fn take_item<'py>(&self, py: Python<'py>, item: &Bound<'py, PyAny>) -> PyResult<Taken<'py>> {
+        type Any<'py> = Bound<'py, PyAny>;
+        let (lsn, data, term, timestamp_ms) =
+            item.extract::<(Option<Any<'py>>, Any<'py>, Option<Any<'py>>, Option<Any<'py>>)>()?;
+        self.take(py, lsn.as_ref(), &data, term.as_ref(), timestamp_ms.as_ref())
+    }
+
+    /// Appends `data`, whose first item is number `start` of the caller's list.
+    fn append_list<'py>(
+        &self,
+        py: Python<'py>,
+        lsns: Option<&[u64]>,
+        data: &[Bound<'py, PyAny>],
+        term: Option<&Bound<'py, PyAny>>,
+        timestamp_ms: Option<&Bound<'py, PyAny>>,
+        start: usize,
+    ) -> PyResult<(usize, Option<u64>)> {
+        self.alive(py)?;
+        let term = optional_u64_arg(term, "term")?;
+        let timestamp_ms = optional_u64_arg(timestamp_ms, "timestamp_ms")?.unwrap_or_else(now_ms);
+        let payload = |(place, item)| self.payload(py, item, Some(start + place));
+        let payloads = data.iter().enumerate().map(payload).collect::<PyResult<Vec<_>>>()?;
+        let bytes: Vec<_> = payloads.iter().map(Payload::as_bytes).collect();
+        let appended = py.detach(|| {
+            let record = |(place, bytes)| Record::new(lsns.map(|lsns| lsns[place]), term, timestamp_ms, bytes);
+            let records: Vec<_> = bytes.into_iter().enumerate().map(record).collect();
+            self.appender.append(&records, Some(start))
+        });
+        let done = appended.map_err(|partly| self.partly_failed(py, partly))?;
+        Ok((start + done.count, done.first_lsn))
+    }
+}
+
+/// The arguments of one append.
+struct Taken<'py> {
+    lsn: Option<u64>,
+    payload: Payload<'py>,
+    term: Option<u64>,
+    timestamp_ms: u64,
+}
+
+impl Taken<'_> {
+    /// The same without anything of Python's.
+    fn raw(&self) -> (Option<u64>, Option<u64>, u64, &[u8]) {
+        (self.lsn, self.term, self.timestamp_ms, self.payload.as_bytes())
+    }
+}
+
+/// Bytes that can't change any more.
+enum Payload<'py> {
+    Bytes(Bound<'py, PyBytes>),
+    Copy(Vec<u8>),
+}
+
+impl<'py> Payload<'py> {
+    fn new(data: Data<'py>) -> Self {
+        match data {
+            Data::Bytes(bytes) => Self::Bytes(bytes),
+            Data::Buffer(_) => {
+                let mut copy = Vec::new();
+                data.copy_to(&mut copy);
+                Self::Copy(copy)
+            }
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes.as_bytes(),
+            Self::Copy(bytes) => bytes,
+        }
+    }
+}
+
+fn take_mark(file: &PyFile, template: &[u8]) -> PyResult<Mark> {
+    let template: [u8; MARK_BYTES] = template
+        .try_into()
+        .map_err(|_| PyValueError::new_err(format!("the mark's template must have {MARK_BYTES} bytes")))?;
+    Ok(Mark::new(Arc::clone(&file.file), template))
+}
+
+/// Says which item of a list a wrong argument was.
+fn at_index(py: Python<'_>, error: PyErr, index: usize) -> PyErr {
+    let kind = error.get_type(py);
+    let words = || format!("records[{index}]: {}", error.value(py));
+    if kind.is(py.get_type::<PyTypeError>()) {
+        return PyTypeError::new_err(words());
+    }
+    if kind.is(py.get_type::<PyValueError>()) {
+        return PyValueError::new_err(words());
+    }
+    error
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,102 @@
+//! Arguments from Python, taken exactly: nothing is wrapped, rounded or truncated.
+
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyInt};
+
+use crate::error::CoreError;
+use crate::frame::MAX_PAYLOAD;
+
+/// An unsigned 64-bit argument.
+pub fn u64_arg(value: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
+    if !value.is_instance_of::<PyInt>() || value.is_instance_of::<PyBool>() {
+        return Err(PyTypeError::new_err(format!("{name} must be an int, not {}", value.get_type().name()?)));
+    }
+    match value.extract() {
+        Ok(number) => Ok(number),
+        Err(_) => Err(PyValueError::new_err(format!("{name} must be between 0 and 2**64-1, not {}", value.str()?))),
+    }
+}
+
+/// An unsigned 64-bit argument, or `None`.
+pub fn optional_u64_arg(value: Option<&Bound<'_, PyAny>>, name: &str) -> PyResult<Option<u64>> {
+    value.map(|value| u64_arg(value, name)).transpose()
+}
+
+/// A bytes-like argument. Only `bytes` can't change under our hands; all others are to be copied before they are looked at.
+pub enum Data<'py> {
+    /// Immutable.
+    Bytes(Bound<'py, PyBytes>),
+    /// Anything else with a contiguous buffer.
+    Buffer(PyUntypedBuffer),
+}
+
+impl<'py> Data<'py> {
+    /// The buffer of `value`.
+    pub fn new(value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = value.cast_exact::<PyBytes>() {
+            return Ok(Self::Bytes(bytes.clone()));
+        }
+        // SAFETY: `value` is a live object.
+        if unsafe { pyo3::ffi::PyObject_CheckBuffer(value.as_ptr()) } == 0 {
+            let kind = value.get_type();
+            return Err(PyTypeError::new_err(format!("data must be a bytes-like object, not {}", kind.name()?)));
+        }
+        let buffer = PyUntypedBuffer::get(value)?;
+        if !buffer.is_c_contiguous() {
+            return Err(PyValueError::new_err("data must be a contiguous buffer"));
+        }
+        Ok(Self::Buffer(buffer))
+    }
+
+    /// The buffer of `value`, which is to become a payload.
+    pub fn payload(value: &Bound<'py, PyAny>) -> PyResult<Result<Self, CoreError>> {
+        let data = Self::new(value)?;
+        let size = data.len() as u64;
+        if size > MAX_PAYLOAD {
+            return Ok(Err(CoreError::PayloadTooLarge { size, limit: MAX_PAYLOAD, index: None }));
+        }
+        Ok(Ok(data))
+    }
+
+    /// Bytes in it.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.as_bytes().len(),
+            Self::Buffer(buffer) => buffer.len_bytes(),
+        }
+    }
+
+    /// The bytes themselves, where they can't change.
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes.as_bytes()),
+            Self::Buffer(_) => None,
+        }
+    }
+
+    /// Appends a copy of the bytes in `range` to `into`.
+    pub fn copy_range(&self, into: &mut Vec<u8>, range: std::ops::Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.len(), "the range lies within the buffer");
+        match self {
+            Self::Bytes(bytes) => into.extend_from_slice(&bytes.as_bytes()[range]),
+            Self::Buffer(buffer) => {
+                let len = range.len();
+                into.reserve(len);
+                // SAFETY: the buffer is contiguous and held open, the range lies within it, and `into` has the room.
+                // Another thread may write to it meanwhile: then the copy is some mixture, and it alone counts.
+                unsafe {
+                    let from = buffer.buf_ptr().cast::<u8>().add(range.start);
+                    std::ptr::copy_nonoverlapping(from, into.as_mut_ptr().add(into.len()), len);
+                    into.set_len(into.len() + len);
+                }
+            }
+        }
+    }
+
+    /// Appends a copy of all bytes to `into`.
+    pub fn copy_to(&self, into: &mut Vec<u8>) {
+        self.copy_range(into, 0..self.len());
+    }
+}

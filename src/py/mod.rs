@@ -1,0 +1,43 @@
+//! The Python module: conversions, detaching from the interpreter, the error map. No logic of the log is here.
+
+mod appender;
+mod arrow;
+mod convert;
+mod entry;
+mod errors;
+mod file;
+mod functions;
+mod reader;
+mod report;
+
+use pyo3::prelude::*;
+
+/// The Rust core of walspool.
+#[pymodule(gil_used = false)]
+mod _native {
+    #[pymodule_export]
+    use super::appender::PyAppender;
+    #[pymodule_export]
+    use super::arrow::ArrowStream;
+    #[pymodule_export]
+    use super::entry::PyEntry;
+    #[pymodule_export]
+    use super::file::PyFile;
+    #[pymodule_export]
+    use super::functions::{
+        build_seek_index, change_term, crc32, decode_frame, decode_sidecar, encode_frame, encode_sidecar, scan,
+        scan_file,
+    };
+    #[pymodule_export]
+    use super::reader::{EntryIterator, PyReader, TupleIterator, copy_frames};
+    #[pymodule_export]
+    use super::report::{PyIndex, PyScanReport};
+
+    use super::{Bound, PyModule, PyResult};
+    use pyo3::types::PyModuleMethods;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("name", "rust")
+    }
+}

@@ -1,0 +1,228 @@
+//! `Reader` and its iterators.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+use super::convert::{optional_u64_arg, u64_arg};
+use super::entry::PyEntry;
+use super::errors::to_py;
+use super::file::{PyFile, detached};
+use super::report::PyScanReport;
+use crate::change::change_term;
+use crate::copy::{CopyError, copy_frames as copy};
+use crate::error::Result;
+use crate::reader::{Chunk, Reader, Record};
+use crate::scan::ScanReport;
+
+/// A reader and all iterators made from it share one place in the file.
+pub struct Shared {
+    reader: Mutex<Reader>,
+    path: Py<PyAny>,
+}
+
+impl Shared {
+    /// Runs `work` on the reader, detached. The lock is never waited for while attached.
+    fn with<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut Reader) -> Result<T> + Send) -> PyResult<T> {
+        detached(py, &self.path, || work(&mut self.reader.lock()))
+    }
+
+    /// The next record. The lock is gone before any Python object is made.
+    fn next(&self, py: Python<'_>) -> PyResult<Option<(Arc<Chunk>, Record)>> {
+        let ready = self.reader.try_lock().and_then(|mut reader| reader.ready());
+        if ready.is_some() { Ok(ready) } else { self.with(py, Reader::next) }
+    }
+
+    /// Runs a call that reads a list. When it fails it has read nothing: the reader stands where it stood.
+    fn whole<T>(&self, py: Python<'_>, read: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+        let place = self.with(py, |reader| Ok(reader.place()))?;
+        read().inspect_err(|_| {
+            py.detach(|| self.reader.lock().go_back(place));
+        })
+    }
+
+    /// A reader of its own at the same place.
+    pub fn copy(&self, py: Python<'_>) -> PyResult<Reader> {
+        self.with(py, |reader| Ok(reader.clone()))
+    }
+
+    /// The path as it was given.
+    pub fn path(&self) -> &Py<PyAny> {
+        &self.path
+    }
+}
+
+/// Verified reading of the records above an LSN.
+#[pyclass(frozen, name = "Reader", module = "walspool._native")]
+pub struct PyReader {
+    pub shared: Arc<Shared>,
+}
+
+#[pymethods]
+impl PyReader {
+    #[new]
+    #[pyo3(signature = (file, path, report, *, since_lsn = None, end = None))]
+    fn new(
+        file: &Bound<'_, PyFile>,
+        path: Py<PyAny>,
+        report: &Bound<'_, PyScanReport>,
+        since_lsn: Option<&Bound<'_, PyAny>>,
+        end: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let since_lsn = optional_u64_arg(since_lsn, "since_lsn")?.unwrap_or(0);
+        let end = optional_u64_arg(end, "end")?;
+        let reader = Reader::new(Arc::clone(&file.get().file), &report.get().report, since_lsn, end);
+        Ok(Self { shared: Arc::new(Shared { reader: Mutex::new(reader), path }) })
+    }
+
+    /// Where in the file the next record begins.
+    #[getter]
+    fn offset(&self, py: Python<'_>) -> PyResult<u64> {
+        self.shared.with(py, |reader| Ok(reader.offset()))
+    }
+
+    /// The records as (LSN, payload), read as they are asked for.
+    fn tuples(&self) -> TupleIterator {
+        TupleIterator { shared: Arc::clone(&self.shared) }
+    }
+
+    /// The records as entries, read as they are asked for.
+    fn entries(&self) -> EntryIterator {
+        EntryIterator { shared: Arc::clone(&self.shared) }
+    }
+
+    /// The next records as a list of (LSN, payload).
+    #[pyo3(signature = (max_count = None, reencode = false))]
+    fn read_tuples<'py>(
+        &self,
+        py: Python<'py>,
+        max_count: Option<&Bound<'py, PyAny>>,
+        reencode: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let mut left = count_arg(max_count)?;
+        let list = PyList::empty(py);
+        let read = |reader: &mut Reader, left| {
+            let Some((chunk, run)) = reader.next_run(left, u64::MAX, true)? else { return Ok(None) };
+            let records = &chunk.records()[run.clone()];
+            let stale: Vec<bool> = records.iter().map(|record| reencode && is_stale(&chunk, record)).collect();
+            Ok(Some((chunk, run, stale)))
+        };
+        self.shared.whole(py, || {
+            while let Some((chunk, run, stale)) = self.shared.with(py, |reader| read(reader, left))? {
+                left -= run.len();
+                for (record, stale) in chunk.records()[run].iter().zip(stale) {
+                    let payload = PyBytes::new(py, chunk.payload(record));
+                    let payload = if stale { with_term(&payload, record.term)? } else { payload.into_any() };
+                    list.append((record.frame.lsn, payload))?;
+                }
+            }
+            Ok(list)
+        })
+    }
+
+    /// The next records as a list of entries, at least one if there is one.
+    #[pyo3(signature = (max_count = None, max_bytes = None))]
+    fn read_entries<'py>(
+        &self,
+        py: Python<'py>,
+        max_count: Option<&Bound<'py, PyAny>>,
+        max_bytes: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let mut left = count_arg(max_count)?;
+        let mut bytes = optional_u64_arg(max_bytes, "max_bytes")?.unwrap_or(u64::MAX);
+        let list = PyList::empty(py);
+        let mut first = true;
+        self.shared.whole(py, || {
+            while let Some((chunk, run)) = self.shared.with(py, |reader| reader.next_run(left, bytes, first))? {
+                left -= run.len();
+                first = false;
+                for record in &chunk.records()[run] {
+                    bytes = bytes.saturating_sub(record.frame.payload_len);
+                    list.append(PyEntry::of(py, &chunk, record))?;
+                }
+            }
+            Ok(list)
+        })
+    }
+
+    /// The next records as version 3 frames: (data, records, first LSN, last LSN).
+    fn read_frames<'py>(&self, py: Python<'py>, max_bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+        let max_bytes = u64_arg(max_bytes, "max_bytes")?;
+        let frames = self.shared.whole(py, || self.shared.with(py, |reader| reader.read_frames(max_bytes)))?;
+        let data = PyBytes::new(py, &frames.data);
+        (data, frames.records, frames.first_lsn, frames.last_lsn).into_pyobject(py)
+    }
+}
+
+/// What `Reader.tuples` gives.
+#[pyclass(frozen, module = "walspool._native")]
+pub struct TupleIterator {
+    shared: Arc<Shared>,
+}
+
+#[pymethods]
+impl TupleIterator {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<(u64, Bound<'py, PyBytes>)>> {
+        let next = self.shared.next(py)?;
+        Ok(next.map(|(chunk, record)| (record.frame.lsn, PyBytes::new(py, chunk.payload(&record)))))
+    }
+}
+
+/// What `Reader.entries` gives.
+#[pyclass(frozen, module = "walspool._native")]
+pub struct EntryIterator {
+    shared: Arc<Shared>,
+}
+
+#[pymethods]
+impl EntryIterator {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<PyEntry>> {
+        Ok(self.shared.next(py)?.map(|(chunk, record)| PyEntry::of(py, &chunk, &record)))
+    }
+}
+
+/// Writes the reader's remaining records to `file` as version 3 frames.
+#[pyfunction]
+#[pyo3(signature = (reader, file, path, *, stamp_ms, resume = None))]
+pub fn copy_frames(
+    py: Python<'_>,
+    reader: &Bound<'_, PyReader>,
+    file: &Bound<'_, PyFile>,
+    path: &Bound<'_, PyAny>,
+    stamp_ms: &Bound<'_, PyAny>,
+    resume: Option<&Bound<'_, PyScanReport>>,
+) -> PyResult<PyScanReport> {
+    let stamp_ms = u64_arg(stamp_ms, "stamp_ms")?;
+    let target = Arc::clone(&file.get().file);
+    let resume: Option<&ScanReport> = resume.map(|report| &report.get().report);
+    let shared = &reader.get().shared;
+    let report = py.detach(|| copy(&mut shared.reader.lock(), &target, stamp_ms, resume));
+    report.map(|report| PyScanReport { report }).map_err(|error| match error {
+        CopyError::Read(error) => to_py(py, error, Some(&shared.path)),
+        CopyError::Write(error) => to_py(py, error, Some(&path.clone().unbind())),
+    })
+}
+
+fn count_arg(max_count: Option<&Bound<'_, PyAny>>) -> PyResult<usize> {
+    Ok(optional_u64_arg(max_count, "max_count")?.map_or(usize::MAX, |count| count.min(usize::MAX as u64) as usize))
+}
+
+/// Whether the payload is a `ChangeRecord` of another term than its frame's.
+fn is_stale(chunk: &Chunk, record: &Record) -> bool {
+    change_term(chunk.payload(record)).is_some_and(|change| change.term != record.term)
+}
+
+fn with_term<'py>(payload: &Bound<'py, PyBytes>, term: u64) -> PyResult<Bound<'py, PyAny>> {
+    let class = payload.py().import("walspool.records")?.getattr("ChangeRecord")?;
+    class.call_method1("decode", (payload,))?.call_method1("with_term", (term,))?.call_method0("encode")
+}

@@ -1,0 +1,350 @@
+//! A range of a file → records. Every frame is verified; one that is bad is an error, never an end.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::change::term_of_payload;
+use crate::error::{CoreError, Result};
+use crate::file::File;
+use crate::frame::{self, Before, Fault, Frame, Layout, Source, TRAILER, look, v1_ends_well};
+use crate::scan::ScanReport;
+
+/// Bytes of the first read, so that a look at one record stays cheap.
+const FIRST_STEP: usize = 32 << 10;
+/// Bytes of a read once it goes on and on.
+const FULL_STEP: usize = 512 << 10;
+
+/// One record of a chunk.
+#[derive(Debug, Clone, Copy)]
+pub struct Record {
+    /// Its frame.
+    pub frame: Frame,
+    /// Its term; what its payload says where the frame has none.
+    pub term: u64,
+    /// Where its frame begins, within the chunk.
+    pub at: usize,
+}
+
+/// Bytes of the file, and the records in them.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    bytes: Vec<u8>,
+    records: Vec<Record>,
+    /// Where the bytes begin in the file.
+    offset: u64,
+}
+
+impl Chunk {
+    /// The records.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// The payload of one of its records.
+    pub fn payload(&self, record: &Record) -> &[u8] {
+        let start = record.at + record.frame.layout.header();
+        &self.bytes[start..start + record.frame.payload_len as usize]
+    }
+
+    /// The whole frame of one of its records.
+    pub fn frame(&self, record: &Record) -> &[u8] {
+        &self.bytes[record.at..record.at + record.frame.len() as usize]
+    }
+}
+
+/// Whole version 3 frames in one buffer.
+#[derive(Debug, Default)]
+pub struct Frames {
+    /// The frames.
+    pub data: Vec<u8>,
+    /// How many.
+    pub records: u64,
+    /// LSN of the first; `None` without records.
+    pub first_lsn: Option<u64>,
+    /// LSN of the last; `None` without records.
+    pub last_lsn: Option<u64>,
+}
+
+/// Where a reader stands.
+#[derive(Debug)]
+pub struct Place {
+    next: u64,
+    before: Before,
+    last_lsn: u64,
+    cursor: usize,
+    chunk: Arc<Chunk>,
+}
+
+/// Reads the records above an LSN, in file order.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    file: Arc<File>,
+    end: u64,
+    since_lsn: u64,
+    v1_bytes: u64,
+    highest_lsn: u64,
+    base_lsn: u64,
+    /// Where the bytes that are not decoded yet begin.
+    next: u64,
+    /// Those of them that are read already.
+    ahead: Vec<u8>,
+    before: Before,
+    /// The last LSN read, or the one to start behind.
+    last_lsn: u64,
+    step: usize,
+    chunk: Arc<Chunk>,
+    cursor: usize,
+}
+
+impl Reader {
+    /// Reads records above `since_lsn` up to `end` (the end of the valid prefix by default), as `report` knows the file.
+    pub fn new(file: Arc<File>, report: &ScanReport, since_lsn: u64, end: Option<u64>) -> Self {
+        let summary = &report.summary;
+        let end = end.unwrap_or(summary.valid_bytes);
+        let mut before = Before { wide: false, lsn: summary.base_lsn };
+        let mut next = 0;
+        if summary.ordered {
+            if let Some(checkpoint) = summary.index.seek(since_lsn) {
+                next = checkpoint.offset;
+                before = Before { wide: checkpoint.wide, lsn: checkpoint.lsn.saturating_sub(1) };
+            }
+            if since_lsn >= summary.highest_lsn {
+                next = end;
+            }
+        }
+        Self {
+            file,
+            end,
+            since_lsn,
+            v1_bytes: summary.v1_bytes,
+            highest_lsn: summary.highest_lsn,
+            base_lsn: summary.base_lsn,
+            next,
+            ahead: Vec::new(),
+            before,
+            last_lsn: since_lsn,
+            step: FIRST_STEP,
+            chunk: Arc::default(),
+            cursor: 0,
+        }
+    }
+
+    /// Where the next record to be returned begins (or one that is to be skipped).
+    pub fn offset(&self) -> u64 {
+        self.chunk.records.get(self.cursor).map_or(self.next, |record| self.chunk.offset + record.at as u64)
+    }
+
+    /// Whether everything up to the end was read and returned.
+    pub fn is_done(&self) -> bool {
+        self.cursor >= self.chunk.records.len() && self.next >= self.end
+    }
+
+    /// The highest LSN before the file.
+    pub fn base_lsn(&self) -> u64 {
+        self.base_lsn
+    }
+
+    /// The next record, if it needs no reading.
+    #[inline]
+    pub fn ready(&mut self) -> Option<(Arc<Chunk>, Record)> {
+        let record = *self.chunk.records.get(self.cursor)?;
+        self.cursor += 1;
+        Some((Arc::clone(&self.chunk), record))
+    }
+
+    /// The next record; `None` at the end.
+    pub fn next(&mut self) -> Result<Option<(Arc<Chunk>, Record)>> {
+        Ok(if self.fill()? { self.ready() } else { None })
+    }
+
+    /// The next records that lie together: at most `max_count`, and not more than `max_bytes` of payload, but at least
+    /// one if `first` is set. `None` at the end or when nothing fits.
+    pub fn next_run(
+        &mut self,
+        max_count: usize,
+        max_bytes: u64,
+        first: bool,
+    ) -> Result<Option<(Arc<Chunk>, Range<usize>)>> {
+        if max_count == 0 || !self.fill()? {
+            return Ok(None);
+        }
+        let start = self.cursor;
+        let mut bytes = 0;
+        for record in self.chunk.records[start..].iter().take(max_count) {
+            bytes += record.frame.payload_len;
+            if bytes > max_bytes && !(first && self.cursor == start) {
+                break;
+            }
+            self.cursor += 1;
+        }
+        Ok((self.cursor > start).then(|| (Arc::clone(&self.chunk), start..self.cursor)))
+    }
+
+    /// Where the reader stands, to go back to.
+    pub fn place(&self) -> Place {
+        let Self { next, before, last_lsn, cursor, .. } = *self;
+        Place { next, before, last_lsn, cursor, chunk: Arc::clone(&self.chunk) }
+    }
+
+    /// Goes back to where the reader stood.
+    pub fn go_back(&mut self, place: Place) {
+        Place {
+            next: self.next,
+            before: self.before,
+            last_lsn: self.last_lsn,
+            cursor: self.cursor,
+            chunk: self.chunk,
+        } = place;
+        self.ahead.clear();
+    }
+
+    /// The next frames as version 3, up to `max_bytes` of them, but at least one if there is one.
+    pub fn read_frames(&mut self, max_bytes: u64) -> Result<Frames> {
+        let mut frames = Frames::default();
+        while self.fill()? {
+            for record in &self.chunk.records[self.cursor..] {
+                let len = frame::HEADER as u64 + record.frame.payload_len + TRAILER as u64;
+                if frames.records > 0 && frames.data.len() as u64 + len > max_bytes {
+                    return Ok(frames);
+                }
+                if record.frame.is_v3() {
+                    frames.data.extend_from_slice(self.chunk.frame(record));
+                } else {
+                    let Frame { lsn, timestamp_ms, .. } = record.frame;
+                    frame::encode(&mut frames.data, record.term, lsn, timestamp_ms, self.chunk.payload(record));
+                }
+                frames.records += 1;
+                frames.first_lsn.get_or_insert(record.frame.lsn);
+                frames.last_lsn = Some(record.frame.lsn);
+                self.cursor += 1;
+            }
+        }
+        Ok(frames)
+    }
+
+    /// Makes sure that there is a next record in the chunk; false at the end.
+    fn fill(&mut self) -> Result<bool> {
+        while self.cursor >= self.chunk.records.len() {
+            if self.next >= self.end {
+                return Ok(false);
+            }
+            // A chunk that somebody still holds is left to them.
+            let mut chunk = std::mem::take(&mut self.chunk);
+            if Arc::get_mut(&mut chunk).is_none_or(|chunk| chunk.bytes.capacity() > 2 * FULL_STEP) {
+                chunk = Arc::default();
+            }
+            self.cursor = 0;
+            let chunk_mut = Arc::get_mut(&mut chunk).expect("nobody else holds it");
+            let decoded = self.decode(chunk_mut);
+            self.chunk = chunk;
+            decoded?;
+            self.step = (self.step * 2).min(FULL_STEP);
+        }
+        Ok(true)
+    }
+
+    /// Reads on, and decodes as many whole frames as there are in what was read, at least one.
+    fn decode(&mut self, chunk: &mut Chunk) -> Result<()> {
+        chunk.records.clear();
+        chunk.bytes.clear();
+        chunk.bytes.append(&mut self.ahead);
+        chunk.offset = self.next;
+        let mut want = self.step;
+        let start = self.next;
+        loop {
+            let whole = self.read_to(&mut chunk.bytes, start, want)?;
+            match self.frame_in(&chunk.bytes, start) {
+                Ok(Ok(frame)) => self.take(chunk, frame),
+                // A bad frame is met again, and reported, once the good ones before it are gone.
+                Ok(Err(_)) if self.next > start => break,
+                Ok(Err(fault)) => return Err(self.corrupt(fault.to_string())),
+                Err(_) if self.next > start => break,
+                Err(Short(len)) if whole => want = len,
+                Err(Short(_)) => {
+                    let size = start + chunk.bytes.len() as u64;
+                    return Err(self.corrupt(format!("the file ends at {size}, before {}", self.end)));
+                }
+            }
+        }
+        let used = (self.next - start) as usize;
+        self.ahead.clear();
+        self.ahead.extend_from_slice(&chunk.bytes[used..]);
+        Ok(())
+    }
+
+    /// Reads until there are `want` bytes or the end is reached. False when the file has fewer.
+    fn read_to(&self, bytes: &mut Vec<u8>, start: u64, want: usize) -> Result<bool> {
+        let want = (want as u64).min(self.end - start) as usize;
+        let missing = want.saturating_sub(bytes.len());
+        Ok(missing == 0 || self.file.read_into(bytes, missing, start + bytes.len() as u64)? == missing)
+    }
+
+    fn frame_in(&self, bytes: &[u8], start: u64) -> Result<Result<Frame, Fault>, Short> {
+        let mut view = View { bytes, start, end: self.end };
+        match look(&mut view, self.next, self.before)? {
+            // The scan has judged it; all that can be told again is whether its length is still right.
+            Ok(frame) if frame.layout == Layout::V1 => {
+                let fits = self.next < self.v1_bytes && v1_ends_well(&mut view, self.next + frame.len())?;
+                Ok(fits.then_some(frame).ok_or(Fault::Legacy))
+            }
+            looked => Ok(looked),
+        }
+    }
+
+    fn take(&mut self, chunk: &mut Chunk, frame: Frame) {
+        let mut record = Record { frame, term: frame.term, at: (self.next - chunk.offset) as usize };
+        if frame.is_legacy() {
+            record.term = term_of_payload(chunk.payload(&record));
+        }
+        if frame.lsn > self.since_lsn {
+            chunk.records.push(record);
+            self.last_lsn = frame.lsn;
+        }
+        self.before = Before::next(&frame);
+        self.next += frame.len();
+    }
+
+    fn corrupt(&self, reason: String) -> CoreError {
+        CoreError::Corrupt {
+            reason,
+            offset: Some(self.next),
+            first_lsn: Some(self.last_lsn.saturating_add(1)),
+            last_lsn: Some(self.highest_lsn),
+        }
+    }
+}
+
+/// More bytes are needed: that many from the start of the view.
+struct Short(usize);
+
+/// The part of a file that was read.
+struct View<'a> {
+    bytes: &'a [u8],
+    start: u64,
+    end: u64,
+}
+
+impl Source for View<'_> {
+    type Error = Short;
+
+    fn end(&self) -> u64 {
+        self.end
+    }
+
+    #[inline]
+    fn get(&mut self, at: u64, len: usize) -> Result<&[u8], Short> {
+        let from = (at - self.start) as usize;
+        self.bytes.get(from..from + len).ok_or(Short(from + len))
+    }
+
+    #[inline]
+    fn crc(&mut self, at: u64, len: usize) -> Result<u32, Short> {
+        // The stored checksum behind them is needed next, so both are asked for at once.
+        self.get(at, len + TRAILER).map(|bytes| crc32fast::hash(&bytes[..len]))
+    }
+
+    fn zeros_from(&mut self, _: u64) -> Result<bool, Short> {
+        // What is read was found valid, so no zeros trail in it.
+        Ok(false)
+    }
+}

@@ -1,0 +1,26 @@
+"""The Nth call of each class fails, for each N: an error for that call, nothing acknowledged lost, life goes on.
+
+`WALSPOOL_FAULTS=all` takes every N; otherwise each class and kind of failure gets a sample.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.lab.build import CORES, run_program
+
+SAMPLE = {"all": "0"}.get(os.environ.get("WALSPOOL_FAULTS", ""), os.environ.get("WALSPOOL_FAULTS", "8"))
+
+#: What may fail without a word: nothing relies on it.
+OPTIONAL = (".idx",)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_each_failing_call_is_answered(core: str, fast_path: Path) -> None:
+    answer = run_program("sweep", core, str(fast_path / "log"), SAMPLE, "1", watched=fast_path)
+    assert answer["findings"] == []
+    counts = answer["counts"]
+    assert all(counts[name] >= 3 for name in ("open", "read", "write", "sync", "truncate", "rename", "unlink")), counts
+    assert answer["met"] == answer["runs"] > 100, answer
+    unheard = {what: count for what, count in answer["silent"].items() if not any(part in what for part in OPTIONAL)}
+    assert unheard == {}, "these calls failed and nobody was told"

@@ -1,0 +1,70 @@
+"""A decoder of its own for the checker: version 3 frames and the names of log files, from the format's table alone."""
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+_HEAD = struct.Struct("<4sBQQQI")
+OVERHEAD = _HEAD.size + 4
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One record as it lies in a file."""
+
+    lsn: int
+    term: int
+    payload: bytes
+
+
+def encode(lsn: int, payload: bytes, term: int = 1, timestamp_ms: int = 1) -> bytes:
+    """One frame."""
+    body = _HEAD.pack(b"RDLW", 3, term, lsn, timestamp_ms, len(payload))[4:] + payload
+    return b"RDLW" + body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def decode(data: bytes) -> tuple[list[Frame], int]:
+    """The frames from the start of a file, and where the first byte lies that is part of none."""
+    frames, at = [], 0
+    while at + _HEAD.size + 4 <= len(data):
+        magic, version, term, lsn, _, size = _HEAD.unpack_from(data, at)
+        stop = at + _HEAD.size + size
+        if magic != b"RDLW" or version != 3 or stop + 4 > len(data):
+            break
+        if zlib.crc32(data[at + 4 : stop]) != int.from_bytes(data[stop : stop + 4], "little"):
+            break
+        frames.append(Frame(lsn, term, data[at + _HEAD.size : stop]))
+        at = stop + 4
+    return frames, at
+
+
+def frames_behind(data: bytes) -> int:
+    """How many whole frames start behind the first bad one: what a cut has to get rid of."""
+    count = 0
+    at = data.find(b"RDLW", decode(data)[1])
+    while at >= 0:
+        count += bool(decode(data[at : at + 5000])[0])
+        at = data.find(b"RDLW", at + 1)
+    return count
+
+
+def log_files(data_path: Path) -> list[Path]:
+    """Sealed segments in order, then the active one."""
+    stem = data_path.name + ".logical.wal"
+    sealed = [p for p in data_path.parent.iterdir() if re.fullmatch(re.escape(stem) + r"\.[0-9]{20}", p.name)]
+    active = data_path.with_name(stem)
+    return sorted(sealed) + ([active] if active.exists() else [])
+
+
+def decode_log(data_path: Path) -> tuple[list[Frame], list[str]]:
+    """All frames of a closed log, and what is wrong with its files."""
+    frames, problems = [], []
+    for path in log_files(data_path):
+        data = path.read_bytes()
+        found, stop = decode(data)
+        frames += found
+        if stop != len(data):
+            problems.append(f"{path.name}: {len(data) - stop} bytes from {stop} on are no frame")
+    return frames, problems

@@ -1,0 +1,264 @@
+"""What is recorded: short programs on the shipped package. Run with NAME FOLDER SEED PHASE.
+
+A phase is one process; the next one finds the files, and the page cache, as that one left them.
+"""
+
+import asyncio
+import errno
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.lab import frames
+from tests.lab.checker import DATA
+from tests.lab.notes import Author
+from tests.lab.record import Call, Note
+
+SECTOR_PAYLOAD = 512 - frames.OVERHEAD
+SIZES = (8, 20, 60, 200, 470, 700, 1500, 2600)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How one is run: its phases, and how long a sync takes in it."""
+
+    phases: tuple[Callable[["Run"], None], ...]
+    sync_us: int = 0
+    options: Callable[[int], dict[str, Any]] = field(default=lambda seed: {})
+
+
+class Run:
+    """One process of one workload."""
+
+    def __init__(self, folder: Path, seed: int, phase: int, options: dict[str, Any]) -> None:
+        self.folder = folder
+        self.options = options
+        self.rng = random.Random(seed * 10 + phase)
+        self.seed = seed
+        self.author = Author(1 + phase * 100_000)
+
+    def open(self, **more: Any) -> Any:
+        """Opens the log; what was there before is shown and noted."""
+        import walspool
+
+        spool = walspool.open(self.folder / DATA, **(self.options | more))
+        self.author.published(spool)
+        return spool
+
+    def size(self) -> int:
+        """A payload size."""
+        return self.rng.choice(SIZES)
+
+    def append(self, spool: Any, count: int) -> None:
+        """Single appends, now and then one whose payload is full of frames."""
+        for _ in range(count):
+            number, data = self.author.submit(self.size(), nested=self.rng.random() < 0.15)
+            if self.rng.random() < 0.5:
+                self.author.ack(number, spool.append_next(data))
+            else:
+                lsn = spool.current_lsn + 1
+                spool.append(lsn, data)
+                self.author.ack(number, lsn)
+
+    def append_batch(self, spool: Any, count: int, size: int | None = None) -> None:
+        """One call with many records, of the three kinds there are."""
+        made = [self.author.submit(size or self.size()) for _ in range(count)]
+        first = spool.current_lsn + 1
+        records = [(first + i, data) for i, (_, data) in enumerate(made)]
+        kind = self.rng.randrange(3)
+        if kind == 0:
+            spool.append_many(records)
+        elif kind == 1:
+            spool.append_next_many([data for _, data in records])
+        else:
+            spool.append_frames(b"".join(frames.encode(lsn, data) for lsn, data in records))
+        for (lsn, _), (number, _) in zip(records, made, strict=True):
+            self.author.ack(number, lsn)
+
+
+def single(run: Run) -> None:
+    """Appends, a clean close, more appends."""
+    with run.open() as spool:
+        run.append(spool, 12)
+    spool = run.open()
+    run.append(spool, 8)
+    os._exit(0)
+
+
+def threads(run: Run) -> None:
+    """Four threads that append at once."""
+    spool = run.open()
+
+    def work(index: int) -> None:
+        mine = Run(run.folder, run.seed * 7 + index, 0, run.options)
+        mine.author = Author(1000 * (index + 1))
+        for _ in range(7):
+            number, data = mine.author.submit(mine.size(), nested=mine.rng.random() < 0.1)
+            mine.author.ack(number, spool.append_next(data))
+
+    running = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    spool.close()
+
+
+def batches(run: Run) -> None:
+    """Calls with many records, over small segments."""
+    with run.open() as spool:
+        for _ in range(5):
+            run.append_batch(spool, run.rng.randint(2, 12))
+            run.append(spool, run.rng.randint(0, 2))
+    if run.seed % 16 == 15:  # more than one write can hold
+        with run.open() as spool:
+            run.append_batch(spool, 3, size=1_900_000)
+
+
+def aligned(run: Run) -> None:
+    """Batches whose frames are a sector each, so that what lies behind a frame can outlive it."""
+    with run.open() as spool:
+        for count in (1, 4, 3, 5):
+            run.append_batch(spool, count, size=SECTOR_PAYLOAD)
+
+
+def rotation(run: Run) -> None:
+    """Segments of a record or a few."""
+    with run.open() as spool:
+        run.append(spool, 14)
+    spool = run.open()
+    run.append(spool, 8)
+    os._exit(0)
+
+
+def prune(run: Run) -> None:
+    """Prunes between appends, in the middle of segments and at their ends; sometimes beside appends."""
+    spool = run.open()
+    run.append(spool, 8)
+    run.author.prune(spool, run.rng.randint(1, 7))
+    run.append(spool, 4)
+    if run.seed % 3 == 2:
+        run.author.library.note(Note.PRUNE, 10)
+        thread = threading.Thread(target=spool.prune_through, args=(10,))
+        thread.start()
+        run.append(spool, 3)
+        thread.join()
+        run.author.library.note(Note.PRUNED, 10)
+    spool.close()
+    spool = run.open()
+    run.author.prune(spool, spool.current_lsn - run.rng.randint(0, 3))
+    run.append(spool, 3)
+    os._exit(0)
+
+
+def zeros(run: Run) -> None:
+    """Zeros written ahead from the first flush on; the process ends without a close."""
+    import walspool.spool.log as log
+
+    log.FILL_AFTER_FLUSHES = 0
+    spool = run.open()
+    run.append(spool, 8)
+    if run.rng.random() < 0.5:
+        run.append_batch(spool, 5)
+    os._exit(0)
+
+
+def in_asyncio(run: Run) -> None:
+    """Tasks that append at once."""
+
+    async def main() -> None:
+        async with run.open() as spool:
+
+            async def one() -> None:
+                number, data = run.author.submit(run.size())
+                run.author.ack(number, await spool.aappend_next(data))
+
+            for _ in range(4):
+                await asyncio.gather(*(one() for _ in range(run.rng.randint(2, 7))))
+
+    asyncio.run(main())
+
+
+def go_on(run: Run) -> None:
+    """Opens whatever is there, shows it, appends, closes."""
+    with run.open() as spool:
+        if run.seed % 2:
+            run.append(spool, 2)
+        run.append_batch(spool, 1, size=SECTOR_PAYLOAD)
+        run.append_batch(spool, 3, size=run.rng.choice((60, 300)))
+
+
+def with_faults(run: Run) -> None:
+    """One call fails, by turns a sync of the log, any sync, a write; the process goes on if it may, and ends."""
+    library = run.author.library
+    kind = run.seed % 4
+    spool = run.open()
+    run.append(spool, 3)
+    if kind == 0:
+        library.arm(Call.SYNC, run.rng.randint(1, 6), errno.EIO, part=".wal")
+    elif kind == 1:
+        library.arm(Call.SYNC, run.rng.randint(1, 30), errno.EIO)
+    elif kind == 2:
+        library.arm(Call.WRITE, run.rng.randint(1, 8), errno.ENOSPC, run.rng.choice((0, 2)))
+    else:
+        library.arm(Call.WRITE, run.rng.randint(1, 12), errno.EIO, 2)
+    for step in range(8):
+        try:
+            run.append(spool, 1)
+            if step % 3 == 1:
+                run.append_batch(spool, 4)
+            if step == 5:
+                run.author.prune(spool, 4)
+        except Exception as error:
+            if library.fired() is None:
+                raise AssertionError("a failure without a fault") from error
+    os._exit(0)
+
+
+def _rotating(low: int, high: int) -> Callable[[int], dict[str, Any]]:
+    return lambda seed: {"segment_bytes": random.Random(seed).randint(low, high)}
+
+
+def _prune_options(seed: int) -> dict[str, Any]:
+    return {"segment_bytes": None if seed % 2 else random.Random(seed).randint(600, 4000)}
+
+
+def _fault_options(seed: int) -> dict[str, Any]:
+    return {"segment_bytes": 64 << 20 if seed % 8 < 4 else 2500}
+
+
+WORKLOADS: dict[str, Workload] = {
+    "single": Workload((single,)),
+    "threads": Workload((threads,), sync_us=1000),
+    "batches": Workload((batches,), options=_rotating(3000, 20_000)),
+    "rotation": Workload((rotation,), options=_rotating(300, 2500)),
+    "prune": Workload((prune,), options=_prune_options),
+    "zeros": Workload((zeros, zeros)),
+    "asyncio": Workload((in_asyncio,), sync_us=700),
+    "faults": Workload((with_faults, go_on), options=_fault_options),
+    "recovery": Workload((go_on,)),
+}
+#: What recovery starts from: a crash of one of these.
+BASES = ("single", "threads", "batches", "rotation", "prune", "zeros", "faults", "aligned")
+HIDDEN = {"aligned": Workload((aligned,))}
+
+
+def main(name: str, folder: str, seed: int, phase: int, sections: list[str]) -> None:
+    """Runs one phase, in each of the sections' folders if there are any."""
+    workload = (WORKLOADS | HIDDEN)[name]
+    for section in sections or [""]:
+        number, _, own_seed = section.partition(":")
+        run = Run(Path(folder) / number, int(own_seed or seed), phase, workload.options(int(own_seed or seed)))
+        if section:
+            run.author.library.note(Note.SECTION, int(number))
+            run.author = Author(1_000_000 + int(own_seed) % 4000 * 1_000_000)
+        workload.phases[phase](run)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])

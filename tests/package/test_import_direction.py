@@ -1,0 +1,108 @@
+"""Who may import whom. The table is the architecture; a module that is not in it has no place yet."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.package.sources import PACKAGE, imports, modules
+
+#: Each room uses only rooms above it in this list, and of those only the ones named.
+DIRECTION: list[tuple[str, str]] = [
+    ("errors", ""),
+    ("records", "errors"),
+    ("core.pure.change", "errors records"),
+    ("core.pure.frame", "errors records core.pure.change"),
+    ("core.pure.file", "core.pure.frame"),
+    ("core.pure.index", "errors records core.pure.frame core.pure.file"),
+    ("core.pure.scan", "errors records core.pure.frame core.pure.file core.pure.index"),
+    ("core.pure.sidecar", "errors records core.pure.frame core.pure.file core.pure.index"),
+    ("core.pure.reader", "errors records core.pure.change core.pure.frame core.pure.file core.pure.index"),
+    ("core.pure.arrow", "errors records core.pure.reader"),
+    ("core.pure.flush", "errors records core.pure.frame core.pure.file core.pure.index"),
+    ("core.pure.batch", "errors records core.pure.change core.pure.frame core.pure.index core.pure.flush"),
+    (
+        "core.pure.appender",
+        "errors records core.pure.change core.pure.frame core.pure.file core.pure.index core.pure.flush core.pure.batch",
+    ),
+    (
+        "core.pure",
+        "records core.pure.change core.pure.frame core.pure.file core.pure.index core.pure.scan core.pure.sidecar "
+        "core.pure.reader core.pure.arrow core.pure.flush core.pure.appender",
+    ),
+    ("core", "errors core.pure"),
+    ("spool.files", "errors"),
+    ("spool.bell", ""),
+    ("spool.reports", ""),
+    ("spool.lock", "errors spool.files"),
+    ("spool.state", "core errors records spool.files"),
+    ("spool.segments", "core errors records spool.files spool.reports spool.state"),
+    ("spool.inspection", "core errors spool.files spool.lock spool.segments spool.state"),
+    (
+        "spool.recovery",
+        "core errors spool.files spool.inspection spool.lock spool.reports spool.segments spool.state",
+    ),
+    (
+        "spool.repair",
+        "core errors spool.files spool.inspection spool.lock spool.recovery spool.reports spool.segments spool.state",
+    ),
+    ("spool.restart", "errors records spool.files spool.lock spool.state"),
+    ("spool.verify", "core errors spool.files spool.reports spool.segments spool.state"),
+    ("spool.prune", "core records spool.files spool.reports spool.segments spool.state"),
+    ("spool.flusher", "errors spool.bell"),
+    ("spool.follow", "core"),
+    ("spool.tail", "core errors spool.bell spool.files spool.inspection spool.segments spool.state"),
+    ("spool.reading", "core errors records spool.files spool.follow spool.reports spool.segments spool.verify"),
+    ("spool.writing", "records spool.flusher spool.prune spool.reading spool.reports spool.segments"),
+    (
+        "spool.log",
+        "core errors records spool.bell spool.files spool.follow spool.lock spool.recovery spool.repair "
+        "spool.reports spool.restart spool.segments spool.tail spool.writing",
+    ),
+    ("spool", ""),
+    ("", "core errors records spool.log spool.reports"),
+    ("cli", " core"),
+]
+#: What lies in one of these is judged by its folder's line, except among itself.
+FOLDERS = ("cli",)
+#: Not of the standard library, and who may import it.
+THIRD_PARTY = {"typer": "cli", "click": "cli", "rich": "cli", "pyarrow": "core.pure"}
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("walspool").removeprefix(".")
+
+
+def _room(short: str) -> str:
+    return next((each for each in FOLDERS if short == each or short.startswith(each + ".")), short)
+
+
+def test_the_table_points_one_way() -> None:
+    above: list[str] = []
+    for room, uses in DIRECTION:
+        assert room not in above
+        assert set(uses.split()) <= set(above), room
+        above.append(room)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_follow_the_table(name: str) -> None:
+    allowed = {room: {"" if each == "walspool" else each for each in uses.split(" ")} for room, uses in DIRECTION}
+    room = _room(_short(name))
+    assert room in allowed, f"{name} is not in the table of rooms"
+    for imported in imports(modules()[name]):
+        top = imported.partition(".")[0]
+        if top == "walspool":
+            used = _room(_short(imported))
+            assert used == room or used in allowed[room], f"{name} must not import {imported}"
+        elif top in THIRD_PARTY:
+            assert room.startswith(THIRD_PARTY[top]), f"{name} must not import {imported}"
+        else:
+            assert top in sys.stdlib_module_names, f"{name} imports {imported}, which nobody promised to install"
+
+
+def test_the_table_has_no_empty_rooms() -> None:
+    there = {_room(_short(name)) for name in modules()}
+    assert {room for room, _ in DIRECTION} - there == set()
+    assert (PACKAGE / "py.typed").is_file()
