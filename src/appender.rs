@@ -10,7 +10,6 @@ mod published;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -87,9 +86,10 @@ impl Appender {
         Self { commit: GroupCommit::new(writer, queue), published, abandoned: AtomicBool::new(false) }
     }
 
-    /// What is durable, and waiting for it. In a forked child only what takes no lock may be used.
-    pub fn published(&self) -> &Published {
-        &self.published
+    /// What is durable, and waiting for it.
+    pub fn published(&self) -> Result<&Published, CoreError> {
+        self.alive()?;
+        Ok(&self.published)
     }
 
     /// Appends all `parts`, in batches of whole frames that are durable one after the other. They are checked as a
@@ -177,23 +177,20 @@ impl Appender {
     }
 
     /// Appends each of `parts` on its own merits, in as few flushes as possible; `None` is passed over. The results,
-    /// of fewer parts than given when the file is full. An error means that nothing can be appended at all.
-    pub fn append_each<P: Part>(&self, parts: &[Option<P>]) -> Result<Vec<Each>, Failure> {
+    /// of fewer parts than given when the file is full.
+    pub fn append_each<P: Part>(&self, parts: &[Option<P>]) -> Result<Vec<Each>, CoreError> {
+        self.alive()?;
         let mut results: Vec<Each> = Vec::with_capacity(parts.len());
-        self.check::<P>(&[], None)?;
         while results.len() < parts.len() {
             let start = results.len();
             let flushed = self.commit.commit(|queue, batch| {
                 results.truncate(start);
-                stage_each(queue, batch, &parts[start..], &mut results)
+                Ok(stage_each(queue, batch, &parts[start..], &mut results))
             });
             if let Err(failure) = flushed {
                 for result in results[start..].iter_mut().flatten().filter(|result| result.is_ok()) {
                     *result = Err(failure.clone());
                 }
-                // What was asked for behind a batch that failed is not written either.
-                let rest = &parts[results.len()..];
-                results.extend(rest.iter().map(|part| part.as_ref().map(|_| Err(failure.clone()))));
             }
             if results.len() == start {
                 break;
@@ -206,14 +203,17 @@ impl Appender {
     pub fn hold(&self) -> Result<(), CoreError> {
         self.alive()?;
         self.commit.hold();
-        self.alive().inspect_err(|_| {
+        if self.published.closed() {
             self.commit.release();
-        })
+            return Err(CoreError::Closed);
+        }
+        Ok(())
     }
 
     /// Ends one `hold` of this thread, also after `close`; false if there is none.
     pub fn release(&self) -> Result<bool, CoreError> {
-        if self.abandoned.load(Ordering::Relaxed) { Err(CoreError::Closed) } else { Ok(self.commit.release()) }
+        self.alive()?;
+        Ok(self.commit.release())
     }
 
     /// Waits for what is in flight, lets no more in, and cuts the file to what is durable. After an error appends go
@@ -230,8 +230,7 @@ impl Appender {
     /// Lets appends go on in the same file.
     pub fn unseal(&self) -> Result<(), CoreError> {
         self.alive()?;
-        self.commit.with_queue(|queue| queue.sealed = false);
-        Ok(())
+        self.commit.with_queue(|queue| queue.open().map(|()| queue.sealed = false))
     }
 
     /// Goes on in `file`, all of whose `summary` is durable.
@@ -246,16 +245,17 @@ impl Appender {
     pub fn raise_floor(&self, lsn: u64) -> Result<(), CoreError> {
         self.alive()?;
         self.commit.with_queue(|queue| {
+            queue.open()?;
             queue.lsn = queue.lsn.max(lsn);
             self.published.raise_floor(lsn);
-        });
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Waits for what is in flight, cuts the file to what is durable, and lets go of it. Later calls do nothing.
     pub fn close(&self) -> Result<(), CoreError> {
-        if self.abandoned.load(Ordering::Relaxed) {
-            return Err(CoreError::Closed);
+        if self.alive().is_err() {
+            return Ok(());
         }
         let trimmed = self.commit.exclusive(|queue| queue.closed = true, Writer::close);
         self.published.close();
@@ -267,28 +267,14 @@ impl Appender {
         self.abandoned.load(Ordering::Relaxed) || self.published.closed()
     }
 
-    /// Why nothing may be written any more. (In a forked child nobody asks: it is closed.)
-    pub fn poisoned(&self) -> Option<String> {
-        if self.abandoned.load(Ordering::Relaxed) { None } else { self.published.poisoned() }
-    }
-
-    /// Ends what `add_listener` began; no write to `fd` is under way when this returns. Also after `close`.
-    pub fn remove_listener(&self, fd: RawFd) -> Result<(), CoreError> {
-        if self.abandoned.load(Ordering::Relaxed) {
-            return Err(CoreError::Closed);
-        }
-        self.published.remove_listener(fd);
-        Ok(())
-    }
-
     /// For a forked child: from now on every call is refused, without a look at any lock.
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it can still be used: an error after `close` and `abandon`.
+    /// Whether this is still the process that made it.
     pub fn alive(&self) -> Result<(), CoreError> {
-        if self.closed() { Err(CoreError::Closed) } else { Ok(()) }
+        if self.abandoned.load(Ordering::Relaxed) { Err(CoreError::Closed) } else { Ok(()) }
     }
 
     fn exclusive<T>(&self, work: impl FnOnce(&mut Writer) -> Result<T, CoreError>) -> Result<T, CoreError> {
@@ -329,26 +315,23 @@ fn stage<P: Part>(queue: &mut Admission, batch: &mut Batch, part: &P, position: 
     queue.advance(position);
 }
 
-/// Adds results until the batch is full. Those that are good count once the batch is flushed.
+/// Adds results until the batch or the file is full. Those that are good count once the batch is flushed.
 fn stage_each<P: Part>(
     queue: &mut Admission,
     batch: &mut Batch,
     parts: &[Option<P>],
     results: &mut Vec<Each>,
-) -> Result<Staged<()>, Failure> {
-    queue.open()?;
-    if queue.full() {
-        return Ok(Staged::Refused(()));
-    }
+) -> Staged<()> {
     let mut queued = false;
     for part in parts {
         let Some(part) = part else {
             results.push(None);
             continue;
         };
-        match queue.position().next(part) {
+        match queue.open().and_then(|()| queue.position().next(part)) {
             Err(error) => results.push(Some(Err(error.into()))),
-            Ok(_) if !batch.fits(part.frame_len()) && !queued => return Ok(Staged::NoRoom),
+            Ok(_) if queue.full() => break,
+            Ok(_) if !batch.fits(part.frame_len()) && !queued => return Staged::NoRoom,
             Ok(_) if !batch.fits(part.frame_len()) => break,
             Ok(position) => {
                 stage(queue, batch, part, position);
@@ -357,5 +340,5 @@ fn stage_each<P: Part>(
             }
         }
     }
-    Ok(if queued { Staged::Queued(()) } else { Staged::Refused(()) })
+    if queued { Staged::Queued(()) } else { Staged::Refused(()) }
 }

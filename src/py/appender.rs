@@ -11,7 +11,7 @@ use super::convert::{Data, optional_u64_arg, u64_arg};
 use super::errors::to_py;
 use super::file::PyFile;
 use super::report::PyScanReport;
-use crate::appender::{Appender, Failure, MARK_BYTES, Mark, Options, Partly, Record, split};
+use crate::appender::{Appended, Appender, Failure, MARK_BYTES, Mark, Options, Partly, Published, Record, split};
 use crate::error::CoreError;
 use crate::scan::ScanReport;
 
@@ -82,14 +82,11 @@ impl PyAppender {
         timestamp_ms: Option<&Bound<'py, PyAny>>,
         start: usize,
     ) -> PyResult<usize> {
-        let mut lsns = Vec::with_capacity(items.len());
-        let mut payloads = Vec::with_capacity(items.len());
-        for (index, item) in items.iter().enumerate().skip(start) {
+        let pair = |item: &Bound<'py, PyAny>, index| {
             let (lsn, data) = item.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>()?;
-            lsns.push(u64_arg(&lsn, "lsn").map_err(|error| at_index(py, error, index))?);
-            payloads.push(data);
-        }
-        self.append_list(py, Some(&lsns), &payloads, term, timestamp_ms, start).map(|(next, _)| next)
+            Ok((Some(u64_arg(&lsn, "lsn")?), self.payload(py, &data, Some(index))?))
+        };
+        self.append_list(py, items, term, timestamp_ms, start, pair).map(|(next, _)| next)
     }
 
     /// Appends the payloads from `start` on under the next LSNs: the index of the first that no longer went into the
@@ -102,8 +99,8 @@ impl PyAppender {
         timestamp_ms: Option<&Bound<'py, PyAny>>,
         start: usize,
     ) -> PyResult<(usize, Option<u64>)> {
-        let payloads: Vec<_> = payloads.iter().skip(start).collect();
-        self.append_list(py, None, &payloads, term, timestamp_ms, start)
+        let payload = |item: &Bound<'py, PyAny>, index| Ok((None, self.payload(py, item, Some(index))?));
+        self.append_list(py, payloads, term, timestamp_ms, start, payload)
     }
 
     /// Appends the whole version 3 frames in `buffer` from `start` on: how many, the first and the last LSN, where in
@@ -122,9 +119,10 @@ impl PyAppender {
         let appended = py.detach(|| {
             let (frames, bad) = split(bytes, start);
             if let Some(bad) = bad {
+                self.appender.check(&frames, None)?;
                 return Err(Partly::from(bad));
             }
-            let done = self.appender.append(&frames, Some(0))?;
+            let done = self.appender.append(&frames, None)?;
             let end = start + frames[..done.count].iter().map(crate::appender::Part::frame_len).sum::<usize>();
             Ok((done.count, done.first_lsn, done.last_lsn, end, done.count < frames.len()))
         });
@@ -149,7 +147,7 @@ impl PyAppender {
                 .collect();
             self.appender.append_each(&records)
         });
-        let results = results.map_err(|failure| self.failed(py, failure))?;
+        let results = results.map_err(|error| self.failed(py, error.into()))?;
         let mut answers = Vec::with_capacity(results.len());
         for (result, taken) in results.into_iter().zip(taken) {
             let error = match (result, taken) {
@@ -216,7 +214,7 @@ impl PyAppender {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         loop {
             let left = deadline.map_or(SIGNALS, |deadline| deadline.saturating_duration_since(Instant::now()));
-            if self.detached(py, |appender| appender.alive().and_then(|()| appender.published().wait(since_lsn, left.min(SIGNALS))))? {
+            if self.detached(py, |appender| appender.published()?.wait(since_lsn, left.min(SIGNALS)))? {
                 return Ok(true);
             }
             if left.is_zero() {
@@ -228,36 +226,37 @@ impl PyAppender {
 
     /// From now on a 1 is written to `fd`, an eventfd, whenever there may be something new.
     fn add_listener(&self, py: Python<'_>, fd: i32) -> PyResult<()> {
-        self.detached(py, |appender| appender.alive().map(|()| appender.published().add_listener(fd)))
+        self.detached(py, |appender| appender.published().map(|published| published.add_listener(fd)))
     }
 
     /// Ends that; no write to `fd` is under way when this returns.
     fn remove_listener(&self, py: Python<'_>, fd: i32) -> PyResult<()> {
-        self.detached(py, |appender| appender.remove_listener(fd))
+        self.detached(py, |appender| appender.published().map(|published| published.remove_listener(fd)))
     }
 
     /// What is durable now in the current file.
     fn summary(&self, py: Python<'_>) -> PyResult<PyScanReport> {
-        let summary = self.detached(py, |appender| appender.alive().map(|()| appender.published().summary()))?;
+        let summary = self.detached(py, |appender| appender.published().map(Published::summary))?;
         Ok(PyScanReport { report: ScanReport::clean(summary) })
     }
 
     /// The highest durable LSN, or the floor.
     #[getter]
-    fn durable_lsn(&self) -> u64 {
-        self.appender.published().lsn()
+    fn durable_lsn(&self, py: Python<'_>) -> PyResult<u64> {
+        // No lock is taken for this one and the next.
+        self.appender.published().map(Published::lsn).map_err(|error| self.failed(py, error.into()))
     }
 
     /// The term of the next record, if none is given.
     #[getter]
-    fn current_term(&self) -> u64 {
-        self.appender.published().term()
+    fn current_term(&self, py: Python<'_>) -> PyResult<u64> {
+        self.appender.published().map(Published::term).map_err(|error| self.failed(py, error.into()))
     }
 
     /// Why nothing may be written any more, else `None`.
     #[getter]
-    fn poisoned(&self, py: Python<'_>) -> Option<String> {
-        py.detach(|| self.appender.poisoned())
+    fn poisoned(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.detached(py, |appender| appender.published().map(Published::poisoned))
     }
 
     /// Whether `close` or `abandon` was called.
@@ -268,7 +267,7 @@ impl PyAppender {
 
     /// Counters since this object was made.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.detached(py, |appender| appender.alive().map(|()| appender.published().stats()))?;
+        let stats = self.detached(py, |appender| appender.published().map(Published::stats))?;
         let dict = PyDict::new(py);
         dict.set_item("appends", stats.appends)?;
         dict.set_item("appended_bytes", stats.appended_bytes)?;
@@ -320,15 +319,11 @@ impl PyAppender {
     }
 
     fn payload<'py>(&self, py: Python<'py>, data: &Bound<'py, PyAny>, index: Option<usize>) -> PyResult<Payload<'py>> {
-        let taken = Data::payload(data).map_err(|error| match index {
-            Some(index) => at_index(py, error, index),
-            None => error,
-        })?;
-        let taken = taken.map_err(|error| match index {
-            Some(index) => error.at_index(index),
-            None => error,
-        });
-        taken.map(Payload::new).map_err(|error| self.failed(py, error.into()))
+        let data = Data::payload(data)?;
+        data.map(Payload::new).map_err(|error| match index {
+            Some(index) => self.failed(py, error.at_index(index).into()),
+            None => self.failed(py, error.into()),
+        })
     }
 
     fn take<'py>(
@@ -339,10 +334,12 @@ impl PyAppender {
         term: Option<&Bound<'py, PyAny>>,
         timestamp_ms: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Taken<'py>> {
-        let lsn = optional_u64_arg(lsn, "lsn")?;
-        let term = optional_u64_arg(term, "term")?;
-        let timestamp_ms = optional_u64_arg(timestamp_ms, "timestamp_ms")?.unwrap_or_else(now_ms);
-        Ok(Taken { lsn, payload: self.payload(py, data, None)?, term, timestamp_ms })
+        Ok(Taken {
+            lsn: optional_u64_arg(lsn, "lsn")?,
+            payload: self.payload(py, data, None)?,
+            term: optional_u64_arg(term, "term")?,
+            timestamp_ms: optional_u64_arg(timestamp_ms, "timestamp_ms")?.unwrap_or_else(now_ms),
+        })
     }
 
     fn take_item<'py>(&self, py: Python<'py>, item: &Bound<'py, PyAny>) -> PyResult<Taken<'py>> {
@@ -352,29 +349,43 @@ impl PyAppender {
         self.take(py, lsn.as_ref(), &data, term.as_ref(), timestamp_ms.as_ref())
     }
 
-    /// Appends `data`, whose first item is number `start` of the caller's list.
+    /// Appends what `take` makes of the items from `start` on. The first bad one decides which error there is.
     fn append_list<'py>(
         &self,
         py: Python<'py>,
-        lsns: Option<&[u64]>,
-        data: &[Bound<'py, PyAny>],
+        items: &Bound<'py, PyList>,
         term: Option<&Bound<'py, PyAny>>,
         timestamp_ms: Option<&Bound<'py, PyAny>>,
         start: usize,
+        take: impl Fn(&Bound<'py, PyAny>, usize) -> PyResult<(Option<u64>, Payload<'py>)>,
     ) -> PyResult<(usize, Option<u64>)> {
         self.alive(py)?;
         let term = optional_u64_arg(term, "term")?;
         let timestamp_ms = optional_u64_arg(timestamp_ms, "timestamp_ms")?.unwrap_or_else(now_ms);
-        let payload = |(place, item)| self.payload(py, item, Some(start + place));
-        let payloads = data.iter().enumerate().map(payload).collect::<PyResult<Vec<_>>>()?;
-        let bytes: Vec<_> = payloads.iter().map(Payload::as_bytes).collect();
+        let mut taken = Vec::with_capacity(items.len().saturating_sub(start));
+        let mut bad = None;
+        for (index, item) in items.iter().enumerate().skip(start) {
+            match take(&item, index) {
+                Ok(part) => taken.push(part),
+                Err(error) => {
+                    bad = Some(at_index(py, error, index));
+                    break;
+                }
+            }
+        }
+        let parts: Vec<_> = taken.iter().map(|(lsn, payload)| (*lsn, payload.as_bytes())).collect();
+        let all_good = bad.is_none();
         let appended = py.detach(|| {
-            let record = |(place, bytes)| Record::new(lsns.map(|lsns| lsns[place]), term, timestamp_ms, bytes);
-            let records: Vec<_> = bytes.into_iter().enumerate().map(record).collect();
-            self.appender.append(&records, Some(start))
+            let record = |(lsn, bytes)| Record::new(lsn, term, timestamp_ms, bytes);
+            let records: Vec<_> = parts.into_iter().map(record).collect();
+            if all_good {
+                return self.appender.append(&records, Some(start));
+            }
+            self.appender.check(&records, Some(start))?;
+            Ok(Appended::default())
         });
         let done = appended.map_err(|partly| self.partly_failed(py, partly))?;
-        Ok((start + done.count, done.first_lsn))
+        bad.map_or_else(|| Ok((start + done.count, done.first_lsn)), Err)
     }
 }
 

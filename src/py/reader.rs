@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyTuple};
+use pyo3::types::{IntoPyDict, PyBytes, PyList, PyTuple};
 
 use super::convert::{optional_u64_arg, u64_arg};
 use super::entry::PyEntry;
@@ -223,6 +223,8 @@ fn is_stale(chunk: &Chunk, record: &Record) -> bool {
 }
 
 fn with_term<'py>(payload: &Bound<'py, PyBytes>, term: u64) -> PyResult<Bound<'py, PyAny>> {
-    let class = payload.py().import("walspool.records")?.getattr("ChangeRecord")?;
-    class.call_method1("decode", (payload,))?.call_method1("with_term", (term,))?.call_method0("encode")
+    let py = payload.py();
+    let change = py.import("walspool.records")?.getattr("ChangeRecord")?.call_method1("decode", (payload,))?;
+    let fields = [("term", term)].into_py_dict(py)?;
+    py.import("dataclasses")?.call_method("replace", (change,), Some(&fields))?.call_method0("encode")
 }

@@ -43,6 +43,7 @@ class Library:
             lib = self._lib
             lib.lab_note.argtypes = [ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint64]
             lib.lab_arm.argtypes = [ctypes.c_int, ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_char_p]
+            lib.lab_then.argtypes = [ctypes.c_int, ctypes.c_long, ctypes.c_int]
             lib.lab_count.restype = ctypes.c_long
             lib.lab_fired.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 
@@ -55,6 +56,14 @@ class Library:
         """The nth call of the class from now on fails."""
         self._lib.lab_arm(int(call), nth, error, mode, part.encode())
 
+    def then(self, call: Call, nth: int, error: int) -> None:
+        """Once that has failed, the nth call of this class from there on fails too."""
+        self._lib.lab_then(int(call), nth, error)
+
+    def pause(self, pause: bool) -> None:
+        """While paused nothing is counted, and nothing fails."""
+        self._lib.lab_pause(int(pause))
+
     def count(self, call: Call) -> int:
         """Calls of the class since the last arm or reset."""
         return int(self._lib.lab_count(int(call)))
@@ -62,6 +71,10 @@ class Library:
     def reset(self) -> None:
         """Nothing fails any more; counting starts anew."""
         self._lib.lab_reset()
+
+    def fired_count(self) -> int:
+        """How many calls were made to fail since the last arm or reset."""
+        return int(self._lib.lab_fired(None, 0))
 
     def fired(self) -> str | None:
         """The path of the call that was made to fail, if it has come to that."""

@@ -50,8 +50,8 @@ static atomic_uint_fast64_t next_token;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static long counts[CLASSES];
 static char only[256], fired_path[PATH_MAX];
-static int armed, armed_class, armed_errno, armed_mode, fired;
-static long armed_nth;
+static int armed, armed_class, armed_errno, armed_mode, fired, paused, then_class, then_errno;
+static long armed_nth, then_nth;
 #define CUTS 64
 static uint64_t cut_inodes[CUTS]; /* files whose last change was a truncation */
 
@@ -155,7 +155,7 @@ void lab_note(uint32_t kind, uint64_t a, uint64_t b) {
 void lab_reset(void) {
     pthread_mutex_lock(&lock);
     memset(counts, 0, sizeof counts);
-    armed = fired = 0;
+    armed = fired = paused = then_class = 0;
     only[0] = 0;
     pthread_mutex_unlock(&lock);
 }
@@ -163,11 +163,21 @@ void lab_reset(void) {
 /* From now on the nth call of the class (1 = the next) fails. `part`: only calls whose path has it. */
 void lab_arm(int class, long nth, int error, int mode, const char *part) {
     pthread_mutex_lock(&lock);
-    armed = 1, fired = 0, armed_class = class, armed_nth = nth, armed_errno = error, armed_mode = mode;
+    armed = 1, fired = then_class = 0, armed_class = class, armed_nth = nth, armed_errno = error, armed_mode = mode;
     snprintf(only, sizeof only, "%s", part ? part : "");
     memset(counts, 0, sizeof counts);
     pthread_mutex_unlock(&lock);
 }
+
+/* Once the armed call has failed, the nth call of this class from there on fails too. */
+void lab_then(int class, long nth, int error) {
+    pthread_mutex_lock(&lock);
+    then_class = class, then_nth = nth, then_errno = error;
+    pthread_mutex_unlock(&lock);
+}
+
+/* While paused nothing is counted, and nothing fails. */
+void lab_pause(int pause) { paused = pause; }
 
 long lab_count(int class) { return class > 0 && class < CLASSES ? counts[class] : -1; }
 
@@ -183,13 +193,18 @@ int lab_fired(char *path, size_t bytes) {
 static int fault(int class, const char *path) {
     int verdict = 0;
     pthread_mutex_lock(&lock);
-    if (!only[0] || strstr(path, only)) {
+    if (!paused && (!only[0] || strstr(path, only))) {
         long n = ++counts[class];
         if (armed && class == armed_class && (n == armed_nth || (n > armed_nth && armed_mode >= SHORT_THEN_FAIL))) {
             int part = armed_mode == SHORT || (armed_mode == SHORT_THEN_FAIL && n == armed_nth);
             verdict = part ? -1 : armed_errno;
             if (armed_mode == SHORT_THEN_FAIL && n > armed_nth) armed = 0;
             if (!fired++) snprintf(fired_path, sizeof fired_path, "%s", path);
+            if (then_class && !part) {
+                armed_class = then_class, armed_nth = then_nth, armed_errno = then_errno, armed_mode = FAIL;
+                then_class = 0;
+                memset(counts, 0, sizeof counts);
+            }
         }
     }
     pthread_mutex_unlock(&lock);

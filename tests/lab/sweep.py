@@ -11,6 +11,7 @@ import json
 import logging
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,23 +45,42 @@ KINDS: dict[Call, tuple[tuple[int, int], ...]] = {
 }
 
 
+#: A second call that fails behind the first: on the way back from a failed write, or after a failed sync.
+SECOND: dict[tuple[Call, int], tuple[Call, ...]] = {
+    (Call.WRITE, errno.EIO): (Call.TRUNCATE, Call.SYNC, Call.WRITE),
+    (Call.SYNC, errno.EIO): (Call.TRUNCATE, Call.SYNC, Call.WRITE, Call.UNLINK),
+    (Call.RENAME, errno.EIO): (Call.UNLINK, Call.SYNC),
+}
+
+
 @dataclass(frozen=True)
 class Fault:
-    """One call that fails."""
+    """One call that fails, and perhaps another behind it."""
 
     call: Call
     nth: int
     error: int
     mode: int
+    second: Call | None = None
 
     @property
     def mild(self) -> bool:
         """The caller need not hear of it."""
         return self.mode == SHORT or self.error == errno.EINTR
 
+    def may_be_silent(self, name: str, step: str) -> bool:
+        """Nothing relies on this call, or its failure is answered by leaving something out."""
+        if self.mild or ".idx" in name or name.endswith(".spare"):
+            return True
+        if step.startswith("prune"):
+            return self.error == errno.ENOSPC  # the rewrite is left out
+        zeros = self.call is Call.WRITE and name.endswith(".logical.wal")
+        return zeros and step.startswith("append")
+
     def __str__(self) -> str:
         name = errno.errorcode.get(self.error, "")
-        return f"{self.call.name.lower()} {self.nth} {MODES[self.mode]} {name}".rstrip()
+        behind = f", then the next {self.second.name.lower()}" if self.second else ""
+        return f"{self.call.name.lower()} {self.nth} {MODES[self.mode]} {name}".rstrip() + behind
 
 
 class Scenario:
@@ -116,8 +136,10 @@ class Scenario:
 
     def tear(self) -> None:
         """Half a frame behind the last record, as a crash leaves it. Not through the library."""
+        self.author.library.pause(True)
         path = self.folder / f"{DATA}.logical.wal"
         path.write_bytes(path.read_bytes() + b"RDLW\x03half a frame")
+        self.author.library.pause(False)
 
     def steps(self) -> list[Callable[[], None]]:
         """All of it, in order."""
@@ -151,8 +173,9 @@ class Sweep:
         self.author = Author()
         self.library = self.author.library
         self.findings: list[str] = []
-        self.silent: dict[str, int] = {}
+        self.left_out: Counter[str] = Counter()
         self.runs = self.met = 0
+        self.heard = 0
 
     def clean_counts(self) -> dict[Call, int]:
         """How many calls of each class a run without a fault makes."""
@@ -165,78 +188,103 @@ class Sweep:
     def run(self, fault: Fault) -> None:
         """One run."""
         self.runs += 1
+        self.heard = 0
         clear(self.folder)
         scenario = Scenario(self.folder, self.author)
         self.library.arm(fault.call, fault.nth, fault.error, fault.mode)
-        met = False
+        if fault.second is not None:
+            self.library.then(fault.second, 1, fault.error)
         for step in scenario.steps():
-            if scenario.spool is None and step.__name__ not in ("open", "tear"):
-                scenario.open()
-            elif scenario.spool is not None and step.__name__ in ("open", "tear"):
-                scenario.close()
-                if step.__name__ == "open":
-                    scenario.open()
+            outside = step.__name__ in ("open", "tear")
+            if scenario.spool is None and not outside:
+                self.restart(scenario)
+            elif scenario.spool is not None and outside:
+                self.restart(scenario)
                 continue
             try:
                 step()
                 error = None
             except Exception as caught:
                 error = caught
-            where = self.library.fired()
-            if where is not None and not met:
-                met, self.met = True, self.met + 1
-                self.judge(scenario, fault, step.__name__, where, error)
+            if self.met_one():
+                self.judge(scenario, fault, step.__name__, error)
             elif error is not None:
                 self.find(fault, f"{step.__name__} raised without a cause: {error!r}")
                 self.restart(scenario)
+        self.met += self.heard > 0
         self.library.reset()
         self.last_look(scenario, fault)
+
+    def run_safely(self, fault: Fault) -> None:
+        """One run; whatever goes wrong in it is a finding."""
+        try:
+            self.run(fault)
+        except Exception as failure:
+            self.find(fault, f"the scenario could not go on: {failure!r}")
+        self.library.reset()
+
+    def met_one(self) -> bool:
+        """A fault was met since the last look."""
+        before, self.heard = self.heard, self.library.fired_count()
+        return self.heard > before
 
     def find(self, fault: Fault, text: str) -> None:
         """Notes a finding."""
         self.findings.append(f"{fault}: {text}")
 
     def restart(self, scenario: Scenario) -> None:
-        """Lets go of a log whose close may fail, and opens it again."""
-        spool, scenario.spool = scenario.spool, None
-        if spool is not None:
+        """Lets go of a log whose close may fail, and opens it again; a second fault may be met on the way."""
+        if scenario.spool is not None:
             with contextlib.suppress(OSError):
-                spool.close()
-        scenario.open()
+                scenario.close()
+        try:
+            scenario.open()
+        except OSError:
+            if not self.met_one():
+                raise
+            scenario.open()
 
-    def judge(self, scenario: Scenario, fault: Fault, step: str, where: str, error: Exception | None) -> None:
+    def judge(self, scenario: Scenario, fault: Fault, step: str, error: Exception | None) -> None:
         """The call in which the fault was met has ended: was that right, and does life go on?"""
         import walspool
 
-        name = Path(where).name
+        name = Path(self.library.fired() or "").name
         if error is None:
-            if not fault.mild:
-                key = f"{fault.call.name.lower()} of {name.removeprefix(DATA)} in {step}"
-                self.silent[key] = self.silent.get(key, 0) + 1
+            self.left_out[f"{fault.call.name.lower()} of {name.removeprefix(DATA)} in {step}"] += not fault.mild
+            if not fault.may_be_silent(name, step) and fault.second is None:
+                self.find(fault, f"{step} said nothing ({name})")
             return
         if fault.mild:
             self.find(fault, f"{step} did not go on after it ({name}): {error!r}")
         elif not isinstance(error, OSError | walspool.SpoolError):
             self.find(fault, f"{step} raised {error!r} ({name})")
-        elif isinstance(error, OSError) and error.errno != fault.error:
-            self.find(fault, f"{step} raised errno {error.errno} ({name}): {error!r}")
-        elif isinstance(error, OSError) and not error.filename:
-            self.find(fault, f"{step} raised an error without a file name ({name}): {error!r}")
+        elif isinstance(error, OSError) and (error.errno != fault.error or not error.filename):
+            self.find(fault, f"{step} raised another errno, or without a file name ({name}): {error!r}")
         if scenario.spool is None:
             if step == "open":
-                scenario.open()
+                self.restart(scenario)
             return
-        log_sync = fault.call is Call.SYNC and name == f"{DATA}.logical.wal" and step in ("append", "append_many")
+        self.go_on(scenario, fault, step, name)
+
+    def go_on(self, scenario: Scenario, fault: Fault, step: str, name: str) -> None:
+        """After an error: the next append works, unless a sync has failed."""
+        import walspool
+
+        of_log = name == f"{DATA}.logical.wal" and step.startswith("append")
+        log_sync = of_log and fault.call is Call.SYNC and self.heard == 1
         try:
             scenario.append()
             if log_sync:
                 self.find(fault, f"an append after the failed sync in {step} was accepted")
         except walspool.SpoolPoisoned:
-            if fault.call is not Call.SYNC:
+            if fault.call is not Call.SYNC and fault.second is None:
                 self.find(fault, f"poisoned by something else than a sync in {step} ({name})")
             scenario.read()
             self.restart(scenario)
         except Exception as again:
+            if self.met_one():  # the second fault
+                self.restart(scenario)
+                return
             self.find(fault, f"the append after the failed {step} ({name}) raised {again!r}")
             self.restart(scenario)
 
@@ -259,27 +307,26 @@ class Sweep:
 
 def main(folder: Path, sample: int, seed: int) -> None:
     """The whole sweep."""
+    import walspool.spool.log as log
+
+    log.FILL_AFTER_FLUSHES = 1  # so that zeros are written ahead, and trimmed
     logging.disable(logging.CRITICAL)
     rng = random.Random(seed)
     sweep = Sweep(folder)
     counts = sweep.clean_counts()
     for call, kinds in KINDS.items():
         for error, mode in kinds:
-            numbers = list(range(1, counts[call] + 1))
-            if sample and len(numbers) > sample:
-                numbers = rng.sample(numbers, sample)
-            for nth in numbers:
-                fault = Fault(call, nth, error, mode)
-                try:
-                    sweep.run(fault)
-                except Exception as failure:
-                    sweep.library.reset()
-                    sweep.find(fault, f"the scenario could not go on: {failure!r}")
+            for second in (None, *SECOND.get((call, error), ())):
+                numbers = list(range(1, counts[call] + 1))
+                if sample and len(numbers) > sample:
+                    numbers = rng.sample(numbers, sample)
+                for nth in numbers:
+                    sweep.run_safely(Fault(call, nth, error, mode, second))
     result = {
         "runs": sweep.runs,
         "met": sweep.met,
         "counts": {call.name.lower(): count for call, count in counts.items()},
-        "silent": sweep.silent,
+        "left_out": dict(sweep.left_out),
         "findings": sweep.findings,
     }
     print(json.dumps(result))

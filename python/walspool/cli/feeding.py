@@ -121,7 +121,7 @@ class Feed:
 
     def _parse(self, lines: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], int | None]:
         """The records, and the index of the first line that is none."""
-        records = []
+        records: list[tuple[int, bytes]] = []
         for index, each in enumerate(lines):
             match = NUMBERED.match(each)
             if match is None or int(match[1]) > LSN_MAX:

@@ -25,13 +25,17 @@ def on_terminal() -> bool:
 
 
 class Bar:
-    """A bar that appears once its work has taken a second, and leaves nothing behind."""
+    """A bar that appears once its work has taken a second, and leaves nothing behind.
 
-    def __init__(self, title: str, total: int | None) -> None:
+    ``printing`` says that the work prints meanwhile: then there is none where both would share a terminal.
+    """
+
+    def __init__(self, title: str, total: int | None, *, printing: bool = False) -> None:
         self._title = title
         self._total = total
         self._done = 0
-        self._due = time.monotonic() + PATIENCE if on_terminal() else float("inf")
+        wanted = on_terminal() and not (printing and sys.stdout.isatty())
+        self._due = time.monotonic() + PATIENCE if wanted else float("inf")
         self._shown: tuple[Progress, TaskID] | None = None
 
     def __enter__(self) -> Bar:
@@ -63,11 +67,11 @@ class Bar:
 
 
 def tracked(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
-    """The items as they are; meanwhile a bar, unless they are being printed on the same terminal."""
-    if not on_terminal() or sys.stdout.isatty():
+    """The items as they are, to be printed; meanwhile a bar."""
+    if not on_terminal():
         yield from items
         return
-    with Bar(title, total) as bar:
+    with Bar(title, total, printing=True) as bar:
         for number, item in enumerate(items, 1):
             yield item
             if number % STEP == 0:

@@ -48,8 +48,7 @@ def run(arguments: Sequence[str]) -> int:
 def end(code: int) -> None:
     """End the process; what could not be printed must not raise once more on the way out."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

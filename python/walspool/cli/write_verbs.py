@@ -40,7 +40,7 @@ def append(
     source, total = open_input(file)
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, source)
-        bar = stack.enter_context(progress.Bar("appending", total))
+        bar = stack.enter_context(progress.Bar("appending", total, printing=True))
         spool = stack.enter_context(walspool.open(path, recovery="strict"))
         feed = Feed(spool, following=following, as_json=as_json)
         for batch in lines_of(source):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import subprocess
@@ -35,7 +36,8 @@ class Kill:
         """The kill in words."""
         found = self.recovery.verdict
         if self.recovery.cut_bytes:
-            found += f", {self.recovery.cut_bytes:,} bytes cut"
+            kind = "zeros filled ahead" if found == "clean" else "bytes"
+            found += f", {self.recovery.cut_bytes:,} {kind} cut"
         if self.recovery.reason:
             found += f" ({self.recovery.reason})"
         added = f", half a frame ({self.half_frame_bytes} bytes) put behind" if self.half_frame_bytes else ""
@@ -121,7 +123,13 @@ def _put_half_frame(data_path: Path) -> int:
 
 def _reopen(data_path: Path, number: int, acknowledged: int, half_frame_bytes: int) -> Kill:
     """Let recovery do its work, in the mode that would refuse damage, and hold it to its promises."""
-    with walspool.open(data_path, segment_bytes=SEGMENT_BYTES, recovery="strict") as spool:
+    logger = logging.getLogger("walspool")
+    logger.setLevel(logging.ERROR)  # what recovery warns of, the demo tells itself
+    try:
+        spool = walspool.open(data_path, segment_bytes=SEGMENT_BYTES, recovery="strict")
+    finally:
+        logger.setLevel(logging.NOTSET)
+    with spool:
         current, records, recovery = spool.current_lsn, spool.record_count, spool.recovery
     if current < acknowledged:
         raise DemoFailed(f"LSN {acknowledged} was acknowledged, but after kill {number} the log ends at LSN {current}")

@@ -1,0 +1,1 @@
+"""The contract of a core, on both of them."""
