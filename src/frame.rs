@@ -309,13 +309,15 @@ fn whole(head: &[u8], left: u64, layout: Layout) -> Result<Frame, Fault> {
     if frame.len() > left { Err(Fault::Torn) } else { Ok(frame) }
 }
 
-/// The frame at the start of `bytes`, which nothing is known to stand before.
+/// The frame at the start of `bytes`. Nothing is known to stand before it, so the wide layout counts only where the
+/// other does not match.
 pub fn decode(mut bytes: &[u8]) -> Result<Frame, Fault> {
     let Ok(looked) = look(&mut bytes, 0, Before::default());
     let frame = looked?;
-    if frame.layout == Layout::V1 {
-        let Ok(believed) = believe_v1(&mut bytes, 0, &frame);
-        return believed.then_some(frame).ok_or(Fault::Legacy);
+    if frame.layout == Layout::Wide {
+        let head = &bytes[..Layout::Wide.header()];
+        let Ok(narrow) = check(&mut &*bytes, 0, head, Layout::V3);
+        return narrow.or(Ok(frame));
     }
     Ok(frame)
 }

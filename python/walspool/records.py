@@ -7,7 +7,7 @@ import enum
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from walspool.errors import RecordDecodeError
@@ -160,6 +160,10 @@ class ChangeRecord:
         if _too_deep(text):
             raise ValueError(f"metadata or extra is nested over {MAX_NESTING} levels")
         return text.encode()
+
+    def with_term(self, term: int) -> ChangeRecord:
+        """The same record under another term."""
+        return replace(self, term=term)
 
     @classmethod
     def decode(cls, data: Any) -> ChangeRecord:

@@ -180,17 +180,17 @@ impl Writer {
 
     /// The size of the file, which must hold all that is durable and nothing else but zeros.
     fn look(&mut self, target: &mut Target) -> Result<u64> {
-        let stat = target.file.stat()?;
+        let (size, links) = target.file.size_and_links()?;
         let end = target.summary.valid_bytes;
-        let reason = if stat.links == 0 {
+        let reason = if links == 0 {
             "the file was removed under the open spool"
-        } else if stat.size < end {
+        } else if size < end {
             "the file was shortened under the open spool"
         } else if target.uncut {
-            self.trim(target, stat.size)?;
+            self.trim(target, size)?;
             return Ok(end);
         } else {
-            return Ok(stat.size);
+            return Ok(size);
         };
         self.poison(reason.to_owned());
         Err(CoreError::Corrupt { reason: reason.to_owned(), offset: None, first_lsn: None, last_lsn: None })

@@ -76,25 +76,22 @@ impl Sidecar {
     /// The sidecar in `bytes`, if they are exactly one and make sense.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         if bytes.len() < HEADER + 8 {
-            return Err(invalid(format!("a sidecar of {} bytes is too short", bytes.len())));
+            return Err(invalid("the sidecar is too short"));
         }
         if bytes[..4] != MAGIC {
-            return Err(invalid("not a sidecar: wrong magic"));
+            return Err(invalid("not a sidecar"));
         }
         if bytes[4] != VERSION {
-            return Err(invalid(format!("sidecar version {} is not known", bytes[4])));
+            return Err(invalid(format!("unknown sidecar version {}", bytes[4])));
         }
         let body = &bytes[..bytes.len() - 4];
         if u64::from(crc32fast::hash(body)) != u32_at(bytes, body.len()) {
-            return Err(invalid("sidecar checksum mismatch"));
+            return Err(invalid("the sidecar's checksum does not match"));
         }
         let count = u32_at(body, 36) as usize;
         let extra_at = HEADER + count * 16;
-        if body.len() < extra_at + 4 {
-            return Err(invalid(format!("a sidecar of {} bytes can't hold {count} checkpoints", bytes.len())));
-        }
-        if (body.len() - extra_at - 4) as u64 != u32_at(body, extra_at) {
-            return Err(invalid("sidecar length does not fit its contents"));
+        if body.len() < extra_at + 4 || (body.len() - extra_at - 4) as u64 != u32_at(body, extra_at) {
+            return Err(invalid("the sidecar's lengths do not match"));
         }
         let summary = summary(body, count)?;
         let mut spool_id = [0; 16];
@@ -105,6 +102,9 @@ impl Sidecar {
 
 fn summary(body: &[u8], count: usize) -> Result<Summary> {
     let flags = body[5];
+    if flags & !(ORDERED | REFRAME | LAST_WIDE) != 0 || body[6..8] != [0; 2] {
+        return Err(invalid("the sidecar has unknown flags"));
+    }
     let records = u64_at(body, 40);
     let some = |at| (records > 0).then(|| u64_at(body, at));
     let checkpoints: Vec<Checkpoint> = (0..count)
@@ -140,20 +140,17 @@ fn check(summary: &Summary, checkpoints: &[Checkpoint]) -> Result<()> {
     let inside = checkpoints.last().is_none_or(|last| last.offset < summary.valid_bytes);
     let first = checkpoints.first().map(|first| (Some(first.lsn), first.offset));
     let begins = first.is_none_or(|first| first == (summary.first_lsn, 0));
-    if !ascending {
-        return Err(invalid("sidecar checkpoints do not ascend"));
-    }
-    if !inside || !begins || checkpoints.len() as u64 > summary.records.div_ceil(INTERVAL) {
-        return Err(invalid("sidecar checkpoints do not fit its numbers"));
+    if !ascending || !inside || !begins || checkpoints.len() as u64 > summary.records.div_ceil(INTERVAL) {
+        return Err(invalid("the sidecar's checkpoints make no sense"));
     }
     let empty = summary.records == 0;
     let last = summary.last_lsn.unwrap_or(summary.base_lsn);
     let lsns = summary.highest_lsn >= summary.base_lsn.max(last);
     if empty != (summary.valid_bytes == 0) || empty != checkpoints.is_empty() || !lsns {
-        return Err(invalid("sidecar numbers contradict each other"));
+        return Err(invalid("the sidecar's numbers make no sense"));
     }
     if summary.v1_bytes > summary.valid_bytes || summary.last_term > summary.highest_term {
-        return Err(invalid("sidecar numbers contradict each other"));
+        return Err(invalid("the sidecar's numbers make no sense"));
     }
     Ok(())
 }

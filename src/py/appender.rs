@@ -83,7 +83,9 @@ impl PyAppender {
         start: usize,
     ) -> PyResult<usize> {
         let pair = |item: &Bound<'py, PyAny>, index| {
-            let (lsn, data) = item.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>()?;
+            let Ok((lsn, data)) = item.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>() else {
+                return Err(PyTypeError::new_err("must be a tuple (lsn, data)"));
+            };
             Ok((Some(u64_arg(&lsn, "lsn")?), self.payload(py, &data, Some(index))?))
         };
         self.append_list(py, items, term, timestamp_ms, start, pair).map(|(next, _)| next)

@@ -143,9 +143,7 @@ pub fn encode_sidecar<'py>(
     report: &Bound<'py, PyScanReport>,
     extra: Option<&[u8]>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let spool_id = spool_id
-        .try_into()
-        .map_err(|_| PyValueError::new_err(format!("spool_id must be 16 bytes, not {}", spool_id.len())))?;
+    let spool_id = spool_id.try_into().map_err(|_| PyValueError::new_err("spool_id must have 16 bytes"))?;
     let sidecar = Sidecar {
         spool_id,
         prev_lsn: u64_arg(prev_lsn, "prev_lsn")?,

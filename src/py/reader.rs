@@ -131,16 +131,20 @@ impl PyReader {
         max_bytes: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let mut left = count_arg(max_count)?;
-        let mut bytes = optional_u64_arg(max_bytes, "max_bytes")?.unwrap_or(u64::MAX);
+        let mut room = optional_u64_arg(max_bytes, "max_bytes")?.unwrap_or(u64::MAX);
         let list = PyList::empty(py);
         let mut first = true;
         self.shared.whole(py, || {
-            while let Some((chunk, run)) = self.shared.with(py, |reader| reader.next_run(left, bytes, first))? {
-                left -= run.len();
+            while let Some((chunk, run)) = self.shared.with(py, |reader| reader.next_run(left, room, first))? {
                 first = false;
+                left -= run.len();
                 for record in &chunk.records()[run] {
-                    bytes = bytes.saturating_sub(record.frame.payload_len);
                     list.append(PyEntry::of(py, &chunk, record))?;
+                    match room.checked_sub(record.frame.payload_len) {
+                        Some(rest) => room = rest,
+                        // The first entry alone is more than was asked for.
+                        None => left = 0,
+                    }
                 }
             }
             Ok(list)

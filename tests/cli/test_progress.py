@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import subprocess
@@ -70,9 +71,8 @@ def test_short_work_shows_nothing(long_log: Path) -> None:
     with child:
         out, _ = child.communicate()
     assert (child.returncode, out.count(b"\n")) == (0, 100)
-    os.set_blocking(master, False)
-    with pytest.raises(OSError):
-        os.read(master, 1)  # the other end is closed, and nothing was written
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        assert os.read(master, 1) == b"", "something was shown"
     os.close(master)
 
 

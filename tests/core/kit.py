@@ -37,6 +37,8 @@ FACTS = (
     "foreign",
 )
 
+#: The beginning of a frame that is not whole.
+BAD_MAGIC_TAIL = b"RDLW\x09 and so on"
 MARK_TEMPLATE = b"MARK".ljust(512, b"\x07")
 
 

@@ -120,7 +120,7 @@ def main(folder: Path, sample: int, seed: int) -> None:
     bits = sum(len(numbers) for numbers in per_file.values())
     tried = 0
     for name, numbers in per_file.items():
-        share = max(sample * len(numbers) // bits, 16) if sample else len(numbers)
+        share = sample // len(per_file) if sample else len(numbers)
         for bit in rng.sample(numbers, min(share, len(numbers))):
             flipper.flip(name, bit)
             tried += 1

@@ -81,7 +81,7 @@ def run_cell(workload: str, core: str, states: int, seed: int) -> Cell:
     cell = Cell(workload, core)
     seen: set[bytes] = set()
     started = time.monotonic()
-    per_recording = max(100, states // 12)
+    per_recording = max(80, min(1000, states // 12))
     with tempfile.TemporaryDirectory(prefix="walspool-crash-", dir=fast_folder()) as temporary:
         folder = Path(temporary)
         while cell.states < states and len(cell.findings) < MAX_FINDINGS:

@@ -1,6 +1,7 @@
 """How a workload talks to the preloaded library, and the payloads it writes."""
 
 import ctypes
+import functools
 import hashlib
 import itertools
 import os
@@ -14,6 +15,7 @@ _SIZE_BITS = 32
 _NESTED = 1 << 31
 
 
+@functools.lru_cache(maxsize=4096)
 def make_payload(number: int) -> bytes:
     """The payload of an id: its number, then bytes that follow from it; some are full of frames themselves."""
     size = number & (_NESTED - 1)

@@ -44,9 +44,11 @@ class Run:
 
     def open(self, **more: Any) -> Any:
         """Opens the log; what was there before is shown and noted."""
-        import walspool
+        import walspool.spool.log as log
 
-        spool = walspool.open(self.folder / DATA, **(self.options | more))
+        if self.seed % 5 == 3:
+            log.FILL_AFTER_FLUSHES = 0  # zeros ahead in the middle of everything else
+        spool = log.LogicalWalSpool.open(self.folder / DATA, **(self.options | more))
         self.author.published(spool)
         return spool
 
@@ -220,8 +222,9 @@ def with_faults(run: Run) -> None:
     os._exit(0)
 
 
-def _rotating(low: int, high: int) -> Callable[[int], dict[str, Any]]:
-    return lambda seed: {"segment_bytes": random.Random(seed).randint(low, high)}
+def _rotating(low: int, high: int, every: int = 1) -> Callable[[int], dict[str, Any]]:
+    """Segments of some size; only for some seeds, where the others have one large one."""
+    return lambda seed: {"segment_bytes": random.Random(seed).randint(low, high)} if seed % every == 0 else {}
 
 
 def _prune_options(seed: int) -> dict[str, Any]:
@@ -234,12 +237,12 @@ def _fault_options(seed: int) -> dict[str, Any]:
 
 WORKLOADS: dict[str, Workload] = {
     "single": Workload((single,)),
-    "threads": Workload((threads,), sync_us=1000),
+    "threads": Workload((threads,), sync_us=1000, options=_rotating(2000, 9000, every=3)),
     "batches": Workload((batches,), options=_rotating(3000, 20_000)),
     "rotation": Workload((rotation,), options=_rotating(300, 2500)),
     "prune": Workload((prune,), options=_prune_options),
-    "zeros": Workload((zeros, zeros)),
-    "asyncio": Workload((in_asyncio,), sync_us=700),
+    "zeros": Workload((zeros, zeros), options=_rotating(3000, 9000, every=3)),
+    "asyncio": Workload((in_asyncio,), sync_us=700, options=_rotating(2000, 9000, every=3)),
     "faults": Workload((with_faults, go_on), options=_fault_options),
     "recovery": Workload((go_on,)),
 }

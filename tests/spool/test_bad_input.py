@@ -211,8 +211,8 @@ def test_lists_that_are_none(log: Spool) -> None:
             log.append_many(bad)  # type: ignore[arg-type]
         with refused(log, TypeError, "not iterable"):
             log.append_next_many(bad)  # type: ignore[arg-type]
-    for item in (b"x", 7, (4,), (4, b"x", 1), None):
-        with refused(log, TypeError, "records[1]"):
+    for item in (b"x", 7, (4,), (4, b"x", 1), [4, b"x"], None):
+        with refused(log, TypeError, "records[1]: must be a tuple (lsn, data)"):
             log.append_many([(log.current_lsn + 1, b"fine"), item])  # type: ignore[list-item]
 
 
@@ -222,7 +222,7 @@ def _frames(log: Spool, count: int = 3) -> list[bytes]:
 
 
 def test_frames_with_a_bad_checksum(log: Spool) -> None:
-    for position in (0, 4, 6, 14, 30, 36, -1):
+    for position in (0, 4, 6, 14, 29, 36, -1):
         frames = _frames(log)
         bad = bytearray(frames[1])
         bad[position] ^= 1

@@ -16,7 +16,7 @@ from walspool.cli.app import LSN_MAX, AsHex, AsJson, DataPath, app, data_path, e
 from walspool.cli.difference import compare
 from walspool.cli.opening import files_of, to_read
 
-__all__: list[str] = []
+__all__ = ["diff", "dump", "info", "tail", "verify"]
 
 
 @app.command(

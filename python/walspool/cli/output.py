@@ -25,6 +25,7 @@ __all__ = [
     "flush",
     "json_line",
     "line",
+    "moment",
     "on_one_line",
     "plain",
     "printable",

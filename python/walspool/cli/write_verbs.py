@@ -15,7 +15,7 @@ from walspool.cli.app import LSN_MAX, AsJson, DataPath, app, example
 from walspool.cli.feeding import Feed, lines_of, open_input
 from walspool.cli.opening import must_exist
 
-__all__: list[str] = []
+__all__ = ["append", "prune", "repair"]
 
 
 @app.command(

@@ -19,6 +19,7 @@ __all__ = [
     "make_directories",
     "names_path",
     "no_room",
+    "open_regular",
     "pread_exactly",
     "pwrite_all",
     "refuse_odd_file",
@@ -164,6 +165,16 @@ def refuse_odd_file(path: Path) -> os.stat_result | None:
     if not stat.S_ISREG(status.st_mode):
         raise SpoolCorrupt(path=path, reason="it is not a regular file")
     return status
+
+
+def open_regular(path: Path) -> int:
+    """Open a file for reading; anything but a regular file at that name is an error, and never waits for a writer."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        refuse_odd_file(path)
+        raise SpoolCorrupt(path=path, reason="it is not a regular file")
+    return fd
 
 
 def sync_file(fd: int, path: Path) -> None:

@@ -15,10 +15,13 @@ from walspool.spool.lock import read_lock_file
 from walspool.spool.segments import Segment, load_sidecar, open_file
 from walspool.spool.state import Mark, State, load_mark, load_state, new_spool_id
 
-__all__ = ["MAX_BATCH_BYTES", "Inspection", "Sealed", "identity", "inspect", "judge"]
+__all__ = ["MAX_BATCH_BYTES", "READER_MARK_TRIES", "Inspection", "Sealed", "identity", "inspect", "judge"]
 
 #: What one write and one sync cover at most, unless a single frame is larger. Fixed by the format.
 MAX_BATCH_BYTES = 4 << 20
+
+#: How often a reader looks at a mark that it can't read before it takes it for none.
+READER_MARK_TRIES = 50
 
 log = logging.getLogger("walspool")
 
@@ -103,9 +106,10 @@ class Inspection:
         return known.highest_lsn + 1, max(known.behind_highest_lsn, self.mark.lsn if self.mark else 0)
 
 
-def identity(files: SpoolFiles) -> tuple[State | None, Mark | None]:
+def identity(files: SpoolFiles, *, mark_tries: int = 1) -> tuple[State | None, Mark | None]:
     """The state and the mark of one and the same spool; ``SpoolCorrupt`` where the state can't be this spool's."""
-    mark, _ = load_mark(files.mark)  # first: a writer that is just starting makes the state before the mark
+    # the mark first: a writer that is just starting makes the state before it
+    mark, _ = load_mark(files.mark, tries=mark_tries)
     state = load_state(files)
     if state is None:
         if mark is not None or files.list_sealed():
@@ -122,7 +126,7 @@ def identity(files: SpoolFiles) -> tuple[State | None, Mark | None]:
 
 def inspect(files: SpoolFiles, *, write: bool) -> Inspection:
     """Look at every file of a spool. ``write`` opens them for writing and judges what lies behind the mark."""
-    state, mark = identity(files)
+    state, mark = identity(files, mark_tries=1 if write else READER_MARK_TRIES)
     found = Inspection(files, state or State(new_spool_id()), state is None, mark)
     _look_at_sealed(found, write=write)
     _look_at_active(found, write=write)

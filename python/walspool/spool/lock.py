@@ -21,7 +21,7 @@ _MAX_BYTES = 64
 def read_lock_file(path: Path) -> tuple[int | None, bytes | None]:
     """The pid and the spool id in a lock file, each ``None`` where it can't be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = fs.open_regular(path)
     except FileNotFoundError:
         return None, None
     try:

@@ -192,6 +192,8 @@ class LogicalWalSpool(WritableLog):
 
     def stats(self) -> SpoolStats:
         """Counters since the open."""
+        if self._closed:
+            raise SpoolClosed(path=self._path)
         numbers: dict[str, Any] = {}
         rotations = 0
         if self._writer is not None:
@@ -221,6 +223,8 @@ class LogicalWalSpool(WritableLog):
 
     def close(self) -> None:
         """Finish what is under way and let go of the files. May be called twice; any other call then refuses."""
+        if self._closed:
+            return  # without the lock, which in a forked child may be held for ever
         with self._close_lock:
             if self._closed:
                 return

@@ -136,9 +136,7 @@ def _recovery_words(verdict: str, reason: str, cut: int, floor: int) -> list[str
         return []
     words = [f"The log was {verdict}: {reason}.", f"{cut} bytes that can't be read as records are cut."]
     if verdict == "corrupt":
-        words.append(
-            f"Acknowledged records are lost; new LSNs start above {floor}, so none of theirs is used again."
-        )
+        words.append(f"Acknowledged records are lost; new LSNs start above {floor}, so none of theirs is used again.")
     return words
 
 

@@ -15,6 +15,7 @@ from walspool.errors import SpoolCorrupt
 from walspool.records import Position
 from walspool.spool import files as fs
 from walspool.spool.files import SpoolFiles
+from walspool.spool.interrupt import uninterrupted
 from walspool.spool.reports import SegmentInfo
 from walspool.spool.state import State, save_state
 
@@ -143,7 +144,7 @@ def load_sidecar(files: SpoolFiles, spool_id: bytes | None, segment: Path) -> tu
     """A sealed segment's report and the LSN before it, as its sidecar has them; ``None`` where it can't be used."""
     path = files.sidecar(segment)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = fs.open_regular(path)
     except FileNotFoundError:
         return None
     try:
@@ -248,6 +249,9 @@ class WriterSegments:
 
         A failure leaves the appends refused until a later call has carried the rotation through.
         """
+        uninterrupted(lambda: self._rotate(force))
+
+    def _rotate(self, force: bool) -> None:
         with self.rotate_lock:
             if self._sealing is None:
                 known = self.appender.summary()

@@ -140,7 +140,7 @@ def _position_in(value: Any) -> Position | None:
 def load_state(files: SpoolFiles) -> State | None:
     """The state of a spool, ``None`` where there is no file. Unreadable: ``SpoolCorrupt``."""
     try:
-        fd = os.open(files.state, os.O_RDONLY | os.O_CLOEXEC)
+        fd = fs.open_regular(files.state)
     except FileNotFoundError:
         return None
     try:
@@ -217,14 +217,18 @@ class Mark:
         return cls(lsn, spool_id, sector)
 
 
-def load_mark(path: Path) -> tuple[Mark | None, bool]:
-    """The mark in a file, ``None`` where there is none to be read, and whether the file is there."""
+def load_mark(path: Path, *, tries: int = 1) -> tuple[Mark | None, bool]:
+    """The mark in a file, ``None`` where there is none to be read, and whether the file is there.
+
+    A reader beside a live writer tries again: it may have read while the sector was being rewritten.
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = fs.open_regular(path)
     except FileNotFoundError:
         return None, False
     try:
-        return Mark.decode(fs.pread_exactly(fd, MARK_BYTES + 1, 0, path)), True
+        found = (Mark.decode(fs.pread_exactly(fd, MARK_BYTES + 1, 0, path)) for _ in range(tries))
+        return next((mark for mark in found if mark is not None), None), True
     finally:
         os.close(fd)
 

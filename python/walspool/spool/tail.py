@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import os
 import select
@@ -15,7 +16,7 @@ from walspool import core
 from walspool.errors import SpoolCorrupt
 from walspool.spool.bell import Bell
 from walspool.spool.files import SpoolFiles
-from walspool.spool.inspection import Inspection, inspect
+from walspool.spool.inspection import READER_MARK_TRIES, Inspection, inspect
 from walspool.spool.segments import Segment, Snapshot
 from walspool.spool.state import Mark, load_mark, load_state
 
@@ -35,6 +36,8 @@ class ReaderSegments:
     def __init__(self, files: SpoolFiles, *, strict: bool) -> None:
         self.files = files
         self._lock = threading.Lock()
+        if not any(os.path.lexists(each) for each in (files.active, files.state)):
+            raise FileNotFoundError(errno.ENOENT, "there is no log here", str(files.active))
         self.found = self._look()
         if strict:
             self.found.raise_if_corrupt()
@@ -67,7 +70,7 @@ class ReaderSegments:
 
     def _moved(self, found: Inspection) -> bool:
         """Whether the writer did something while the files were looked at, so that they may not fit together."""
-        state, (mark, _) = load_state(self.files), load_mark(self.files.mark)
+        state, (mark, _) = load_state(self.files), load_mark(self.files.mark, tries=READER_MARK_TRIES)
         return mark != found.mark or (state is not None and state != found.state)
 
     def _take(self, found: Inspection) -> None:
@@ -108,7 +111,7 @@ class ReaderSegments:
         return max(view.active.report.highest_lsn, view.state.lsn_floor)
 
     def _refresh(self) -> None:
-        mark, _ = load_mark(self.files.mark)
+        mark, _ = load_mark(self.files.mark, tries=READER_MARK_TRIES)
         if mark is None or mark.spool_id != self._view.state.spool_id:
             mark = self._mark
         rotated = self._moved_on()

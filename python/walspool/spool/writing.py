@@ -9,6 +9,7 @@ from typing import Any
 
 from walspool.records import check_u64
 from walspool.spool.flusher import AppendItem, Flusher
+from walspool.spool.interrupt import uninterrupted
 from walspool.spool.prune import prune_through
 from walspool.spool.reading import ReadableLog
 from walspool.spool.reports import FramesAppended, PruneReport
@@ -152,6 +153,9 @@ class WritableLog(ReadableLog):
         """
         segments = self._segments("prune_through")
         check_u64("lsn", lsn)
+        return uninterrupted(lambda: self._prune(segments, lsn))
+
+    def _prune(self, segments: WriterSegments, lsn: int) -> PruneReport:
         with self._prune_lock:
             report = prune_through(segments, lsn)
             self._prunes += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,17 +71,20 @@ def _write_until(data_path: Path, manifest: Path, done: int, total: int, acks: i
     package_root = Path(walspool.__file__).parent.parent
     search = os.pathsep.join([str(package_root), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-P", "-m", "walspool.cli.demo.writer", str(data_path), str(manifest)]
-    acknowledged = done
-    writer = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": search},
-        process_group=0,  # Ctrl-C is for the parent, which ends its writer
-    )
+    acknowledged, writer = done, None
+    # an interrupt must not come between the start of the writer and the place where it is known
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
+        writer = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": search},
+            process_group=0,  # Ctrl-C is for the parent, which ends its writer
+        )
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert writer.stdout is not None
-        with progress.Bar("recording", total) as bar:
+        with writer.stdout, progress.Bar("recording", total) as bar:
             bar.step(done)
             for number, line in enumerate(writer.stdout, 1):
                 if not line.endswith(b"\n"):
@@ -89,11 +93,12 @@ def _write_until(data_path: Path, manifest: Path, done: int, total: int, acks: i
                 acknowledged = int(line)
                 if number == acks:
                     writer.kill()  # and go on reading: what it acknowledged before it died counts too
-    finally:
-        writer.kill()
         code = writer.wait()
-        if writer.stdout is not None:
-            writer.stdout.close()
+    finally:
+        if writer is not None:
+            writer.kill()
+            writer.wait()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if acks is not None and code == 0:
         raise DemoFailed("the writer had recorded everything before the kill reached it")
     if acks is None and (code != 0 or acknowledged != total):

@@ -23,7 +23,7 @@ from walspool.cli.demo.kills import record_with_kills
 from walspool.cli.demo.report import Pruned, Result
 from walspool.cli.demo.tree import DemoFailed, Tree, rebuild
 
-__all__: list[str] = []
+__all__ = ["demo"]
 
 
 @app.command(
@@ -63,8 +63,8 @@ def _folder(directory: Path | None, keep: bool) -> Iterator[Path]:
             raise typer.BadParameter(f"--dir {directory} is not empty")
         yield directory
         return
-    folder = Path(tempfile.mkdtemp(prefix="walspool-demo-"))
     previous = signal.signal(signal.SIGTERM, _leave)
+    folder = Path(tempfile.mkdtemp(prefix="walspool-demo-"))
     try:
         yield folder
     finally:

@@ -113,7 +113,10 @@ class Appender:
         """Append ``items`` from ``start`` on; the index of the first that was not appended because the file is full."""
 
         def item(index: int) -> tuple[int, Any]:
-            lsn, data = items[index]
+            pair = items[index]
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise TypeError(f"records[{index}]: must be a tuple (lsn, data)")
+            lsn, data = pair
             check_u64("lsn", lsn, f"records[{index}]: ")
             return lsn, data
 

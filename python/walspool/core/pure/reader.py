@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any, Final
 
 from walspool.core.pure.change import change_term
@@ -99,6 +98,9 @@ class Reader:
                     break
                 entries.append(entry_of(self._window, frame))
                 self._advance(frame)
+                if max_bytes is not None and size > max_bytes:
+                    # The first entry alone is more than was asked for, so none is looked for behind it.
+                    break
         return entries
 
     def read_frames(self, max_bytes: int) -> tuple[bytes, int, int | None, int | None]:
@@ -198,7 +200,7 @@ def _with_term(payload: bytes, term: int) -> bytes:
     change = change_term(payload)
     if change is None or change[0] == term:
         return payload
-    return replace(ChangeRecord.decode(payload), term=term).encode()
+    return ChangeRecord.decode(payload).with_term(term).encode()
 
 
 def copy_frames(

@@ -7,7 +7,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from walspool.core.pure.file import File, Shrunk, StrPath, Window, status
+from walspool.core.pure.file import File, Shrunk, StrPath, Window, named, status
 from walspool.core.pure.frame import MAGIC, MAX_PAYLOAD, V2, V3, WIDE, Bad, Frame, legacy_term, read_frame
 from walspool.core.pure.index import Prefix, ScanReport
 
@@ -17,7 +17,8 @@ __all__ = ["build_seek_index", "scan", "scan_file"]
 def scan(path: StrPath) -> ScanReport:
     """Scan the file at ``path``, read-only and without a mark."""
     # Without O_NONBLOCK the open of a FIFO would wait for a writer.
-    file = File(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), path)
+    with named(path):
+        file = File(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), path)
     mode = status(file).st_mode
     if not stat.S_ISREG(mode):
         number = errno.EISDIR if stat.S_ISDIR(mode) else errno.ESPIPE

@@ -1,0 +1,140 @@
+"""The raw limits: what a plain loop over a plain file reaches on this disk. They check and promise nothing else."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from model import Contender, Run
+
+__all__ = ["CHUNK", "pread_crc", "pread_file", "sync_growing", "sync_path", "sync_zeroed", "unpack_file", "write_all"]
+
+#: Bytes of one read.
+CHUNK = 1 << 20
+
+if sys.platform == "darwin":
+
+    def sync_all(fd: int) -> None:
+        """Data and size to stable storage, past the drive's cache."""
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+
+    sync_data = sync_all
+else:
+    sync_all, sync_data = os.fsync, os.fdatasync
+
+
+def sync_path(path: Path) -> None:
+    """Sync a file or a directory by its name."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        sync_all(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """``pwrite`` of all of it."""
+    done = os.pwrite(fd, data, offset)
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
+
+
+@contextmanager
+def opened(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor for as long as the block lasts."""
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def sync_zeroed(write_bytes: int, writes: int, records: int = 1) -> Contender:
+    """``writes`` times ``pwrite`` of ``write_bytes`` holding ``records``, and ``fdatasync``, into synced zeros."""
+    return lambda folder: _sync_zeroed(folder, write_bytes, writes, records)
+
+
+@contextmanager
+def _sync_zeroed(folder: Path, write_bytes: int, writes: int, records: int) -> Iterator[Run]:
+    data = os.urandom(write_bytes)
+    with opened(folder / "zeroed", os.O_RDWR | os.O_CREAT) as fd:
+        offset = 0
+
+        def prepare() -> None:
+            write_all(fd, bytes(write_bytes * writes), offset)
+            sync_all(fd)
+
+        def run() -> None:
+            nonlocal offset
+            for _ in range(writes):
+                write_all(fd, data, offset)
+                sync_data(fd)
+                offset += write_bytes
+
+        yield Run(writes * records, run, prepare)
+
+
+def sync_growing(write_bytes: int, writes: int, records: int = 1) -> Contender:
+    """``writes`` times ``pwrite`` of ``write_bytes`` holding ``records`` at the end of a file, and ``fsync``."""
+    return lambda folder: _sync_growing(folder, write_bytes, writes, records)
+
+
+@contextmanager
+def _sync_growing(folder: Path, write_bytes: int, writes: int, records: int) -> Iterator[Run]:
+    data = os.urandom(write_bytes)
+    with opened(folder / "growing", os.O_RDWR | os.O_CREAT) as fd:
+        offset = 0
+
+        def run() -> None:
+            nonlocal offset
+            for _ in range(writes):
+                write_all(fd, data, offset)
+                sync_all(fd)
+                offset += write_bytes
+
+        yield Run(writes * records, run)
+
+
+def _whole(path: Path, amount: int, chunk: int, look: Callable[[bytes], object]) -> AbstractContextManager[Run]:
+    """Read all of a file by ``chunk`` bytes and hand each to ``look``."""
+
+    @contextmanager
+    def ready() -> Iterator[Run]:
+        with opened(path, os.O_RDONLY) as fd:
+
+            def run() -> None:
+                offset = 0
+                while data := os.pread(fd, chunk, offset):
+                    look(data)
+                    offset += len(data)
+
+            yield Run(amount, run)
+
+    return ready()
+
+
+def pread_file(path: Callable[[Path], Path], amount: int) -> Contender:
+    """``pread`` of a whole file; ``path`` finds it from the contender's folder."""
+    return lambda folder: _whole(path(folder), amount, CHUNK, len)
+
+
+def pread_crc(path: Callable[[Path], Path], amount: int) -> Contender:
+    """``pread`` of a whole file and a checksum over it."""
+    return lambda folder: _whole(path(folder), amount, CHUNK, zlib.crc32)
+
+
+def unpack_file(path: Callable[[Path], Path], amount: int, payload_bytes: int) -> Contender:
+    """``pread`` and ``struct.iter_unpack`` of frames of one size, to ``(lsn, payload)``, unverified."""
+    frame = struct.Struct(f"<13xQ12x{payload_bytes}s4x")
+
+    def look(data: bytes) -> None:
+        for _lsn, _payload in frame.iter_unpack(data):
+            pass
+
+    return lambda folder: _whole(path(folder), amount, CHUNK // frame.size * frame.size, look)

@@ -1,0 +1,56 @@
+"""What a case is: walspool and its raw limits, each something that can be made ready, run, and counted."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import walspool.core
+
+__all__ = ["Case", "Contender", "Run", "available_cores", "use_core"]
+
+_MODULES = {"rust": "walspool._native", "python": "walspool.core.pure"}
+
+
+def _nothing() -> None:
+    """What there is to prepare where there is nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A contender, ready. ``run`` is timed and does ``amount`` of the case's unit; ``prepare`` comes before, untimed."""
+
+    amount: int
+    run: Callable[[], object]
+    prepare: Callable[[], object] = _nothing
+    #: Records made durable and flushes so far, where that is of interest.
+    flushed: Callable[[], tuple[int, int]] | None = None
+
+
+#: Given a folder of its own, makes itself ready there, and cleans up after its last run.
+Contender = Callable[[Path], AbstractContextManager[Run]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing that is measured, and what it is measured against."""
+
+    name: str
+    #: What ``amount`` counts.
+    unit: str
+    walspool: Contender
+    limits: Mapping[str, Contender]
+
+
+def available_cores() -> list[str]:
+    """The cores that this installation has, the Rust one first."""
+    return [name for name, module in _MODULES.items() if importlib.util.find_spec(module) is not None]
+
+
+def use_core(name: str) -> None:
+    """Make walspool use a core in this process from now on; open spools must be used with their own core again."""
+    if walspool.core.name != name:
+        walspool.core._use(importlib.import_module(_MODULES[name]))
