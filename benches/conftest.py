@@ -84,7 +84,7 @@ def measured(
         with own_folder(disk) as folder, contender(folder) as each:
             rounds = pytestconfig.getoption("--rounds")
             flushed = each.flushed() if each.flushed is not None else (0, 0)
-            benchmark.pedantic(each.run, setup=each.prepare, rounds=rounds, iterations=1)
+            benchmark.pedantic(each.run, setup=each.prepare, rounds=rounds, iterations=1)  # type: ignore[no-untyped-call]
             benchmark.extra_info["amount"] = each.amount
             benchmark.extra_info["unit"] = case.unit
             if each.flushed is not None:

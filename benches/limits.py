@@ -13,7 +13,18 @@ from pathlib import Path
 
 from model import Contender, Run
 
-__all__ = ["CHUNK", "pread_crc", "pread_file", "sync_growing", "sync_path", "sync_zeroed", "unpack_file", "write_all"]
+__all__ = [
+    "CHUNK",
+    "pread_crc",
+    "pread_file",
+    "sync_growing",
+    "sync_path",
+    "sync_zeroed",
+    "unpack_crc",
+    "unpack_file",
+    "unpack_list",
+    "write_all",
+]
 
 #: Bytes of one read.
 CHUNK = 1 << 20
@@ -136,5 +147,37 @@ def unpack_file(path: Callable[[Path], Path], amount: int, payload_bytes: int) -
     def look(data: bytes) -> None:
         for _lsn, _payload in frame.iter_unpack(data):
             pass
+
+    return lambda folder: _whole(path(folder), amount, CHUNK // frame.size * frame.size, look)
+
+
+def unpack_list(path: Callable[[Path], Path], amount: int, payload_bytes: int) -> Contender:
+    """The same into one list."""
+    frame = struct.Struct(f"<13xQ12x{payload_bytes}s4x")
+
+    @contextmanager
+    def ready(folder: Path) -> Iterator[Run]:
+        found: list[tuple[int, bytes]] = []
+        chunk = CHUNK // frame.size * frame.size
+        with _whole(path(folder), amount, chunk, lambda data: found.extend(frame.iter_unpack(data))) as whole:
+
+            def run() -> None:
+                whole.run()
+                found.clear()
+
+            yield Run(amount, run)
+
+    return ready
+
+
+def unpack_crc(path: Callable[[Path], Path], amount: int, payload_bytes: int) -> Contender:
+    """``(lsn, payload)`` as a plain loop verifies them: ``struct.iter_unpack`` and zlib's CRC-32 of each frame."""
+    frame = struct.Struct(f"<13xQ12x{payload_bytes}s4x")
+    covered = struct.Struct(f"<4x{frame.size - 8}sI")
+
+    def look(data: bytes) -> None:
+        for (_lsn, _payload), (body, crc) in zip(frame.iter_unpack(data), covered.iter_unpack(data), strict=True):
+            if zlib.crc32(body) != crc:
+                raise ValueError("a damaged frame")
 
     return lambda folder: _whole(path(folder), amount, CHUNK // frame.size * frame.size, look)

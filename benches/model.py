@@ -21,7 +21,7 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A contender, ready. ``run`` is timed and does ``amount`` of the case's unit; ``prepare`` comes before, untimed."""
+    """A contender, ready. ``run`` is timed and does ``amount`` of the case's unit; ``prepare``, before it, is not."""
 
     amount: int
     run: Callable[[], object]

@@ -32,13 +32,15 @@ class Place:
     device: str
     mount_point: str
     options: str
+    #: What else decides the price of a sync: the device's write cache, a missing journal.
+    details: str
     system: str
     processors: int
     python: str
 
     def __str__(self) -> str:
         return (
-            f"{self.folder}: {self.file_system} on {self.device} ({self.options})\n"
+            f"{self.folder}: {self.file_system} on {self.device} ({self.options}){self.details}\n"
             f"{self.system}, {self.processors} processors, CPython {self.python}"
         )
 
@@ -54,7 +56,25 @@ def place_of(folder: Path) -> Place:
         raise NotADisk(f"{folder} is on {kind}, where a sync costs nothing; give a folder on a disk with --dir")
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     processors = os.cpu_count() or 0
-    return Place(str(folder), kind, device, point, options, system, processors, platform.python_version())
+    details = _details(kind, Path(device).name)
+    return Place(str(folder), kind, device, point, options, details, system, processors, platform.python_version())
+
+
+def _details(kind: str, device: str) -> str:
+    found = ""
+    cache = _first_line(Path("/sys/class/block", device, "queue", "write_cache"))
+    if cache:
+        found += f", write cache: {cache}"
+    if _first_line(Path("/sys/fs", kind, device, "journal_task")) == "<none>":
+        found += ", no journal"
+    return found
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def _mount(folder: Path) -> tuple[str, str, str, str]:

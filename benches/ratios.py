@@ -106,7 +106,7 @@ def _of_core(measured: Measured, limits: dict[str, list[float]]) -> dict[str, ob
 
 
 def _heading(cores: list[str]) -> str:
-    columns = "".join(f"  {name + '/s':>11} {'ratio':>7} {'[low–high]':15} {'flush':>6}" for name in cores)
+    columns = "".join(f"  {name + '/s':>11} {'ratio':>7} {'[low-high]':15} {'flush':>6}" for name in cores)
     return f"{'case':24} {'limit':13} {'limit/s':>11}{columns}"
 
 
@@ -118,7 +118,7 @@ def _rows(result: dict[str, object]) -> Iterator[str]:
         line = f"{'' if number else result['case']:24} {label:13} {_short(limit['rate']):>11}"
         for each in cores.values():
             ratio, flush = each["ratios"][label], each["records_per_flush"]
-            spread = f"[{_ratio(ratio['low'])}–{_ratio(ratio['high'])}]"
+            spread = f"[{_ratio(ratio['low'])}-{_ratio(ratio['high'])}]"
             rate = "" if number else _short(each["rate"])
             shown = "" if number or flush is None else f"{flush:.1f}"
             line += f"  {rate:>11} {_ratio(ratio['median']):>7} {spread:15} {shown:>6}"
@@ -139,7 +139,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--dir", type=Path, default=DEFAULT_FOLDER, help="a folder on the disk to measure (%(default)s)"
     )
     parser.add_argument("--core", choices=["rust", "python", "both"], default="both", help="the cores to measure")
-    parser.add_argument("--rounds", type=int, default=7, help=f"at least {FEWEST_ROUNDS} (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help=f"at least {FEWEST_ROUNDS} (%(default)s)")
     parser.add_argument("--case", default="", help="only the cases whose names hold this")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     given = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from limits import opened, pread_crc, pread_file, unpack_file
+from limits import opened, pread_crc, pread_file, unpack_crc, unpack_file, unpack_list
 from logs import FRAME_BYTES, PAYLOAD_BYTES, RECORDS, build_log, wal_of
 from model import Case, Contender, Run
 
@@ -99,13 +99,20 @@ def _scan(folder: Path) -> Iterator[Run]:
 
 _PREAD = pread_file(_file, RECORDS)
 _UNPACK = unpack_file(_file, RECORDS, PAYLOAD_BYTES)
+_UNPACK_CRC = unpack_crc(_file, RECORDS, PAYLOAD_BYTES)
+_UNPACK_LIST = unpack_list(_file, RECORDS, PAYLOAD_BYTES)
 _CRC = pread_crc(_file, RECORDS)
 
 #: In the order of the table.
 READ_CASES = [
-    Case("replay tuples", "records", _reading(_tuples), {"iter_unpack": _UNPACK, "pread": _PREAD}),
-    Case("replay entries", "records", _reading(_entries), {"iter_unpack": _UNPACK}),
-    Case("read_since, all", "records", _reading(lambda spool: len(spool.read_since(0))), {"iter_unpack": _UNPACK}),
+    Case(
+        "replay tuples",
+        "records",
+        _reading(_tuples),
+        {"iter_unpack": _UNPACK, "unpack+crc": _UNPACK_CRC, "pread": _PREAD},
+    ),
+    Case("replay entries", "records", _reading(_entries), {"iter_unpack": _UNPACK, "unpack+crc": _UNPACK_CRC}),
+    Case("read_since, all", "records", _reading(lambda spool: len(spool.read_since(0))), {"unpack list": _UNPACK_LIST}),
     Case("read_frames", "records", _reading(_frames), {"pread": _PREAD, "pread+crc": _CRC}),
     Case("scan", "records", _scan, {"pread": _PREAD, "pread+crc": _CRC}),
     Case("seek, one record", "records", _reading(_middle, SEEKS), {"pread record": _pread_records}),

@@ -158,6 +158,10 @@ impl Values {
     }
 }
 
+fn count(len: usize) -> i64 {
+    i64::try_from(len).expect("what is in memory can be counted")
+}
+
 fn schema(format: &'static CStr, name: &'static CStr, children: Vec<ArrowSchema>) -> ArrowSchema {
     let children: Vec<_> = children.into_iter().map(|child| Box::into_raw(Box::new(child))).collect();
     let mut owned = Box::new(Owned { children, buffers: Vec::new(), _values: Vec::new() });
@@ -166,7 +170,7 @@ fn schema(format: &'static CStr, name: &'static CStr, children: Vec<ArrowSchema>
         name: name.as_ptr(),
         metadata: null(),
         flags: 0,
-        n_children: owned.children.len() as i64,
+        n_children: count(owned.children.len()),
         children: owned.children.as_mut_ptr(),
         dictionary: null_mut(),
         release: Some(release_schema),
@@ -180,11 +184,11 @@ fn array(length: usize, values: Vec<Values>, children: Vec<ArrowArray>) -> Arrow
     let buffers: Vec<_> = std::iter::once(null()).chain(values.iter().map(Values::pointer)).collect();
     let mut owned = Box::new(Owned { children, buffers, _values: values });
     ArrowArray {
-        length: length as i64,
+        length: count(length),
         null_count: 0,
         offset: 0,
-        n_buffers: owned.buffers.len() as i64,
-        n_children: owned.children.len() as i64,
+        n_buffers: count(owned.buffers.len()),
+        n_children: count(owned.children.len()),
         buffers: owned.buffers.as_mut_ptr(),
         children: owned.children.as_mut_ptr(),
         dictionary: null_mut(),

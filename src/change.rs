@@ -1,4 +1,4 @@
-//! Is this payload a ChangeRecord, and of which term; no more.
+//! Is this payload a `ChangeRecord`, and of which term; no more.
 //!
 //! The payload is parsed as JSON in full, strictly, and nothing is kept of it but what decides. `records.py` decodes
 //! by the same rules.
@@ -14,7 +14,7 @@ pub const DEFAULT_TERM: u64 = 1;
 /// The first number that is no unsigned 64-bit integer.
 const PAST_U64: f64 = 18_446_744_073_709_551_616.0;
 
-/// The term of a ChangeRecord.
+/// The term of a `ChangeRecord`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChangeTerm {
     /// Its term.
@@ -23,7 +23,7 @@ pub struct ChangeTerm {
     pub given: bool,
 }
 
-/// The term of `payload`, if it is a ChangeRecord.
+/// The term of `payload`, if it is a `ChangeRecord`.
 pub fn change_term(payload: &[u8]) -> Option<ChangeTerm> {
     let first = payload.iter().find(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))?;
     if *first != b'{' {
@@ -221,3 +221,6 @@ impl<'de> Visitor<'de> for Value {
         Ok(Seen::Other)
     }
 }
+
+#[cfg(test)]
+mod tests;

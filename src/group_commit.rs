@@ -117,17 +117,17 @@ impl<F: Flusher> GroupCommit<F> {
         }
     }
 
-    /// Stages a part and returns when it is durable or lost. `stage` may be called again after `NoRoom`, and must
+    /// Stages a part and returns when it is durable or lost. `put` may be called again after `NoRoom`, and must
     /// leave everything as it was unless it returns `Queued`.
     pub fn commit<T>(
         &self,
-        mut stage: impl FnMut(&mut F::Queue, &mut F::Batch) -> Result<Staged<T>, F::Error>,
+        mut put: impl FnMut(&mut F::Queue, &mut F::Batch) -> Result<Staged<T>, F::Error>,
     ) -> Result<T, F::Error> {
         let mut state = self.pass_door(lock(&self.state));
         let mut claimed = false;
-        let staged = loop {
+        let answer = loop {
             let open = &mut *state;
-            match stage(&mut open.queue, &mut open.batch) {
+            match put(&mut open.queue, &mut open.batch) {
                 Ok(Staged::NoRoom) => {
                     if !claimed {
                         claim(&mut state.door, thread_id());
@@ -146,7 +146,7 @@ impl<F: Flusher> GroupCommit<F> {
         if claimed {
             self.open_door(&mut state);
         }
-        match staged? {
+        match answer? {
             Staged::Queued(value) => {
                 state.calls += 1;
                 self.follow_or_lead(state).map(|()| value)

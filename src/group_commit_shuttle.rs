@@ -7,6 +7,7 @@ use group_commit::{Flusher, GroupCommit, Staged};
 use shuttle::sync::Mutex;
 use shuttle::thread;
 
+#[allow(clippy::duplicate_mod, reason = "the same source over other primitives is the point")]
 #[path = "group_commit.rs"]
 mod group_commit;
 
@@ -73,7 +74,8 @@ mod sync {
     }
 }
 
-const RUNS: usize = 3000;
+/// Schedules per test and strategy.
+const RUNS: usize = if cfg!(debug_assertions) { 400 } else { 5000 };
 const ROOM: usize = 2;
 
 /// A record: its LSN and what is in it.

@@ -154,3 +154,6 @@ impl Summary {
         self.v1_bytes == self.valid_bytes
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,7 +153,7 @@ impl Reader {
     }
 
     /// The next record; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<(Arc<Chunk>, Record)>> {
+    pub fn next_record(&mut self) -> Result<Option<(Arc<Chunk>, Record)>> {
         Ok(if self.fill()? { self.ready() } else { None })
     }
 
@@ -255,10 +255,9 @@ impl Reader {
             let whole = self.read_to(&mut chunk.bytes, start, want)?;
             match self.frame_in(&chunk.bytes, start) {
                 Ok(Ok(frame)) => self.take(chunk, frame),
-                // A bad frame is met again, and reported, once the good ones before it are gone.
-                Ok(Err(_)) if self.next > start => break,
+                // What is bad or not whole is met again once the good frames before it are gone.
+                Ok(Err(_)) | Err(_) if self.next > start => break,
                 Ok(Err(fault)) => return Err(self.corrupt(fault.to_string())),
-                Err(_) if self.next > start => break,
                 Err(Short(len)) if whole => want = len,
                 Err(Short(_)) => {
                     let size = start + chunk.bytes.len() as u64;

@@ -6,7 +6,7 @@ import binascii
 import enum
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -111,7 +111,7 @@ class ChangeRecord:
     entity_kind: str
     entity_bytes: bytes | None = None
     metadata: Any = field(default=ABSENT, hash=False)
-    refresh_records: tuple[bytes, ...] | None = None
+    refresh_records: Sequence[bytes] | None = None
     range_id: int | None = None
     ownership_epoch: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -91,6 +91,7 @@ pub struct Position {
 
 impl Position {
     /// The position of `part`, right or not.
+    #[must_use]
     pub fn of<P: Part>(self, part: &P) -> Self {
         Self { lsn: part.lsn().unwrap_or(self.lsn.saturating_add(1)), term: part.term().unwrap_or(self.term) }
     }
@@ -142,7 +143,7 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// A term that is not given is that of a ChangeRecord payload which says one.
+    /// A term that is not given is that of a payload which is a change record and says one.
     pub fn new(lsn: Option<u64>, term: Option<u64>, timestamp_ms: u64, payload: &'a [u8]) -> Self {
         let change = || crate::change::change_term(payload).filter(|change| change.given).map(|change| change.term);
         Self { lsn, term: term.or_else(change), timestamp_ms, payload }

@@ -1,22 +1,29 @@
 //! `Appender`: the writer of a log. Every call that waits or locks is detached from the interpreter.
 
+mod args;
+
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use super::convert::{Data, optional_u64_arg, u64_arg};
+use args::{Payload, Taken, at_index, now_ms, take_mark};
+
+use super::convert::{Data, Defaulted, optional_u64_arg, u64_arg};
 use super::errors::to_py;
 use super::file::PyFile;
 use super::report::PyScanReport;
-use crate::appender::{Appended, Appender, Failure, MARK_BYTES, Mark, Options, Partly, Published, Record, split};
+use crate::appender::{Appended, Appender, Failure, Options, Partly, Published, Record, split};
 use crate::error::CoreError;
 use crate::scan::ScanReport;
 
 /// How often a wait looks for Ctrl-C.
 const SIGNALS: Duration = Duration::from_millis(50);
+
+/// Records, first and last LSN, where they end in the buffer, and whether the file was full before its end.
+type FramesAppended = (usize, Option<u64>, Option<u64>, usize, bool);
 
 /// Appends records and makes them durable; shared by any number of threads.
 #[pyclass(frozen, name = "Appender", module = "walspool._native")]
@@ -29,9 +36,13 @@ pub struct PyAppender {
 #[pymethods]
 impl PyAppender {
     #[new]
-    #[pyo3(signature = (
-        file, path, report, *, mark=None, segment_bytes=None, floor_lsn=None, term=None, fill_after=None
-    ))]
+    #[pyo3(
+        signature = (
+            file, path, report, *, mark=None, segment_bytes=None, floor_lsn=Defaulted::LEFT_OUT,
+            term=Defaulted::LEFT_OUT, fill_after=Defaulted::LEFT_OUT
+        ),
+        text_signature = "(file, path, report, *, mark=None, segment_bytes=None, floor_lsn=0, term=1, fill_after=64)"
+    )]
     #[allow(clippy::too_many_arguments, reason = "the signature is Python's, with keywords")]
     fn new(
         py: Python<'_>,
@@ -40,16 +51,16 @@ impl PyAppender {
         report: &PyScanReport,
         mark: Option<(Bound<'_, PyFile>, Bound<'_, PyBytes>)>,
         segment_bytes: Option<&Bound<'_, PyAny>>,
-        floor_lsn: Option<&Bound<'_, PyAny>>,
-        term: Option<&Bound<'_, PyAny>>,
-        fill_after: Option<&Bound<'_, PyAny>>,
+        floor_lsn: Defaulted<'_>,
+        term: Defaulted<'_>,
+        fill_after: Defaulted<'_>,
     ) -> PyResult<Self> {
         let options = Options {
             segment_bytes: optional_u64_arg(segment_bytes, "segment_bytes")?,
-            fill_after: optional_u64_arg(fill_after, "fill_after")?.unwrap_or(64),
+            fill_after: fill_after.u64("fill_after", 64)?,
         };
-        let floor_lsn = optional_u64_arg(floor_lsn, "floor_lsn")?.unwrap_or(0);
-        let term = optional_u64_arg(term, "term")?.unwrap_or(1);
+        let floor_lsn = floor_lsn.u64("floor_lsn", 0)?;
+        let term = term.u64("term", 1)?;
         let mark_path = mark.as_ref().map(|(file, _)| file.get().path.clone_ref(py));
         let mark = mark.map(|(file, template)| take_mark(file.get(), template.as_bytes())).transpose()?;
         let summary = report.report.summary.clone();
@@ -107,12 +118,7 @@ impl PyAppender {
 
     /// Appends the whole version 3 frames in `buffer` from `start` on: how many, the first and the last LSN, where in
     /// the buffer they end, and whether the file was full before their end.
-    fn append_frames(
-        &self,
-        py: Python<'_>,
-        buffer: &Bound<'_, PyAny>,
-        start: usize,
-    ) -> PyResult<(usize, Option<u64>, Option<u64>, usize, bool)> {
+    fn append_frames(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>, start: usize) -> PyResult<FramesAppended> {
         self.alive(py)?;
         let payload = Payload::new(Data::new(buffer)?);
         let Some(bytes) = payload.as_bytes().get(start..) else {
@@ -389,70 +395,4 @@ impl PyAppender {
         let done = appended.map_err(|partly| self.partly_failed(py, partly))?;
         bad.map_or_else(|| Ok((start + done.count, done.first_lsn)), Err)
     }
-}
-
-/// The arguments of one append.
-struct Taken<'py> {
-    lsn: Option<u64>,
-    payload: Payload<'py>,
-    term: Option<u64>,
-    timestamp_ms: u64,
-}
-
-impl Taken<'_> {
-    /// The same without anything of Python's.
-    fn raw(&self) -> (Option<u64>, Option<u64>, u64, &[u8]) {
-        (self.lsn, self.term, self.timestamp_ms, self.payload.as_bytes())
-    }
-}
-
-/// Bytes that can't change any more.
-enum Payload<'py> {
-    Bytes(Bound<'py, PyBytes>),
-    Copy(Vec<u8>),
-}
-
-impl<'py> Payload<'py> {
-    fn new(data: Data<'py>) -> Self {
-        match data {
-            Data::Bytes(bytes) => Self::Bytes(bytes),
-            Data::Buffer(_) => {
-                let mut copy = Vec::new();
-                data.copy_to(&mut copy);
-                Self::Copy(copy)
-            }
-        }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Bytes(bytes) => bytes.as_bytes(),
-            Self::Copy(bytes) => bytes,
-        }
-    }
-}
-
-fn take_mark(file: &PyFile, template: &[u8]) -> PyResult<Mark> {
-    let template: [u8; MARK_BYTES] = template
-        .try_into()
-        .map_err(|_| PyValueError::new_err(format!("the mark's template must have {MARK_BYTES} bytes")))?;
-    Ok(Mark::new(Arc::clone(&file.file), template))
-}
-
-/// Says which item of a list a wrong argument was.
-fn at_index(py: Python<'_>, error: PyErr, index: usize) -> PyErr {
-    let kind = error.get_type(py);
-    let words = || format!("records[{index}]: {}", error.value(py));
-    if kind.is(py.get_type::<PyTypeError>()) {
-        return PyTypeError::new_err(words());
-    }
-    if kind.is(py.get_type::<PyValueError>()) {
-        return PyValueError::new_err(words());
-    }
-    error
-}
-
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

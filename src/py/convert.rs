@@ -1,5 +1,6 @@
 //! Arguments from Python, taken exactly: nothing is wrapped, rounded or truncated.
 
+use pyo3::Borrowed;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -22,6 +23,27 @@ pub fn u64_arg(value: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
 /// An unsigned 64-bit argument, or `None`.
 pub fn optional_u64_arg(value: Option<&Bound<'_, PyAny>>, name: &str) -> PyResult<Option<u64>> {
     value.map(|value| u64_arg(value, name)).transpose()
+}
+
+/// An argument with a default. Left out and `None` are two things.
+pub struct Defaulted<'py>(Option<Bound<'py, PyAny>>);
+
+impl Defaulted<'_> {
+    /// What it is when it is left out.
+    pub const LEFT_OUT: Self = Self(None);
+
+    /// An unsigned 64-bit argument.
+    pub fn u64(&self, name: &str, default: u64) -> PyResult<u64> {
+        self.0.as_ref().map_or(Ok(default), |value| u64_arg(value, name))
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Defaulted<'py> {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(Self(Some(value.to_owned())))
+    }
 }
 
 /// A bytes-like argument. Only `bytes` can't change under our hands; all others are to be copied before they are looked at.

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use super::convert::{Data, optional_u64_arg, u64_arg};
+use super::convert::{Data, Defaulted, optional_u64_arg, u64_arg};
 use super::entry::PyEntry;
 use super::errors::to_py;
 use super::file::{PyFile, detached};
@@ -35,17 +35,20 @@ pub fn crc32(py: Python<'_>, data: &Bound<'_, PyAny>, value: u32) -> PyResult<u3
 
 /// One version 3 frame.
 #[pyfunction]
-#[pyo3(signature = (lsn, data, *, term = None, timestamp_ms = None))]
+#[pyo3(
+    signature = (lsn, data, *, term = Defaulted::LEFT_OUT, timestamp_ms = Defaulted::LEFT_OUT),
+    text_signature = "(lsn, data, *, term=1, timestamp_ms=0)"
+)]
 pub fn encode_frame<'py>(
     py: Python<'py>,
     lsn: &Bound<'py, PyAny>,
     data: &Bound<'py, PyAny>,
-    term: Option<&Bound<'py, PyAny>>,
-    timestamp_ms: Option<&Bound<'py, PyAny>>,
+    term: Defaulted<'py>,
+    timestamp_ms: Defaulted<'py>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let lsn = u64_arg(lsn, "lsn")?;
-    let term = optional_u64_arg(term, "term")?.unwrap_or(change::DEFAULT_TERM);
-    let timestamp_ms = optional_u64_arg(timestamp_ms, "timestamp_ms")?.unwrap_or(0);
+    let term = term.u64("term", change::DEFAULT_TERM)?;
+    let timestamp_ms = timestamp_ms.u64("timestamp_ms", 0)?;
     let data = Data::payload(data)?.map_err(|error| to_py(py, error, None))?;
     let mut out = Vec::new();
     frame::encode_with(&mut out, term, lsn, timestamp_ms, data.len(), |out| data.copy_to(out));
@@ -61,17 +64,16 @@ pub fn decode_frame(py: Python<'_>, buffer: &Bound<'_, PyAny>, offset: usize) ->
         return Err(PyValueError::new_err(format!("offset {offset} is past the end of {} bytes", data.len())));
     }
     let mut copy = Vec::new();
-    let bytes = match data.as_bytes() {
-        Some(bytes) => &bytes[offset..],
-        None => {
-            // Only as much is copied as the longest reading of the header asks for.
-            let end = data.len();
-            data.copy_range(&mut copy, offset..end.min(offset + LONGEST_HEADER));
-            let len = frame::longest_reading(&copy).min((end - offset) as u64) as usize;
-            copy.clear();
-            data.copy_range(&mut copy, offset..offset + len);
-            &copy
-        }
+    let bytes = if let Some(bytes) = data.as_bytes() {
+        &bytes[offset..]
+    } else {
+        // Only as much is copied as the longest reading of the header asks for.
+        let end = data.len();
+        data.copy_range(&mut copy, offset..end.min(offset + LONGEST_HEADER));
+        let len = frame::longest_reading(&copy).min((end - offset) as u64) as usize;
+        copy.clear();
+        data.copy_range(&mut copy, offset..offset + len);
+        &copy
     };
     let frame = frame::decode(bytes)
         .map_err(|fault| to_py(py, CoreError::Frame { reason: fault.to_string(), offset: offset as u64 }, None))?;
@@ -97,18 +99,21 @@ pub fn change_term(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Option<(
 
 /// One read-only pass over a file.
 #[pyfunction]
-#[pyo3(signature = (file, path, *, base_lsn = None, mark = None, until_lsn = None, resume = None))]
+#[pyo3(
+    signature = (file, path, *, base_lsn = Defaulted::LEFT_OUT, mark = None, until_lsn = None, resume = None),
+    text_signature = "(file, path, *, base_lsn=0, mark=None, until_lsn=None, resume=None)"
+)]
 pub fn scan_file(
     py: Python<'_>,
     file: &Bound<'_, PyFile>,
     path: Py<PyAny>,
-    base_lsn: Option<&Bound<'_, PyAny>>,
+    base_lsn: Defaulted<'_>,
     mark: Option<&Bound<'_, PyAny>>,
     until_lsn: Option<&Bound<'_, PyAny>>,
     resume: Option<&Bound<'_, PyScanReport>>,
 ) -> PyResult<PyScanReport> {
     let options = Options {
-        base_lsn: optional_u64_arg(base_lsn, "base_lsn")?.unwrap_or(0),
+        base_lsn: base_lsn.u64("base_lsn", 0)?,
         mark: optional_u64_arg(mark, "mark")?,
         until_lsn: optional_u64_arg(until_lsn, "until_lsn")?,
         resume: resume.map(|report| report.get().report.clone()),
@@ -135,20 +140,20 @@ pub fn build_seek_index(py: Python<'_>, path: Py<PyAny>) -> PyResult<Vec<(u64, u
 
 /// The sidecar of a segment.
 #[pyfunction]
-#[pyo3(signature = (spool_id, prev_lsn, report, extra = None))]
+#[pyo3(signature = (spool_id, prev_lsn, report, extra = &b""[..]), text_signature = "(spool_id, prev_lsn, report, extra=b'')")]
 pub fn encode_sidecar<'py>(
     py: Python<'py>,
     spool_id: &[u8],
     prev_lsn: &Bound<'py, PyAny>,
     report: &Bound<'py, PyScanReport>,
-    extra: Option<&[u8]>,
+    extra: &[u8],
 ) -> PyResult<Bound<'py, PyBytes>> {
     let spool_id = spool_id.try_into().map_err(|_| PyValueError::new_err("spool_id must have 16 bytes"))?;
     let sidecar = Sidecar {
         spool_id,
         prev_lsn: u64_arg(prev_lsn, "prev_lsn")?,
         summary: report.get().report.summary.clone(),
-        extra: extra.unwrap_or_default().to_vec(),
+        extra: extra.to_vec(),
     };
     Ok(PyBytes::new(py, &sidecar.encode()))
 }

@@ -1,5 +1,7 @@
 //! The Python module: conversions, detaching from the interpreter, the error map. No logic of the log is here.
 
+#![allow(clippy::needless_pass_by_value, reason = "arguments come from Python by value")]
+
 mod appender;
 mod arrow;
 mod convert;

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBytes, PyList, PyTuple};
 
-use super::convert::{optional_u64_arg, u64_arg};
+use super::convert::{Defaulted, optional_u64_arg, u64_arg};
 use super::entry::PyEntry;
 use super::errors::to_py;
 use super::file::{PyFile, detached};
@@ -32,7 +32,7 @@ impl Shared {
     /// The next record. The lock is gone before any Python object is made.
     fn next(&self, py: Python<'_>) -> PyResult<Option<(Arc<Chunk>, Record)>> {
         let ready = self.reader.try_lock().and_then(|mut reader| reader.ready());
-        if ready.is_some() { Ok(ready) } else { self.with(py, Reader::next) }
+        if ready.is_some() { Ok(ready) } else { self.with(py, Reader::next_record) }
     }
 
     /// Runs a call that reads a list. When it fails it has read nothing: the reader stands where it stood.
@@ -63,15 +63,18 @@ pub struct PyReader {
 #[pymethods]
 impl PyReader {
     #[new]
-    #[pyo3(signature = (file, path, report, *, since_lsn = None, end = None))]
+    #[pyo3(
+        signature = (file, path, report, *, since_lsn = Defaulted::LEFT_OUT, end = None),
+        text_signature = "(file, path, report, *, since_lsn=0, end=None)"
+    )]
     fn new(
         file: &Bound<'_, PyFile>,
         path: Py<PyAny>,
         report: &Bound<'_, PyScanReport>,
-        since_lsn: Option<&Bound<'_, PyAny>>,
+        since_lsn: Defaulted<'_>,
         end: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let since_lsn = optional_u64_arg(since_lsn, "since_lsn")?.unwrap_or(0);
+        let since_lsn = since_lsn.u64("since_lsn", 0)?;
         let end = optional_u64_arg(end, "end")?;
         let reader = Reader::new(Arc::clone(&file.get().file), &report.get().report, since_lsn, end);
         Ok(Self { shared: Arc::new(Shared { reader: Mutex::new(reader), path }) })

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
@@ -282,7 +283,7 @@ def test_an_incomplete_frame_at_the_end_is_left(writer: kit.Writer) -> None:
     ("bad", "words"),
     [
         (kit.flip(kit.v3(3), 35), "crc mismatch"),
-        (kit.wide(3, b"x" * 50), "crc mismatch"),
+        (kit.wide(3, b"x" * 50, timestamp_ms=20), "crc mismatch"),
         (kit.v2(3), "version 2"),
         (kit.v1(3), "version 1"),
         (b"RDLW\x09", "unknown version 9"),
@@ -467,7 +468,6 @@ def test_a_copy_in_a_forked_child_refuses_and_touches_nothing(core: ModuleType, 
             call()
     assert appender.closed
     appender.close()
-    del calls, appender, writer.appender
     assert writer.path.read_bytes() == before
 
 
@@ -609,10 +609,11 @@ def test_a_descriptor_that_can_not_be_written(core: ModuleType, tmp_path: Path) 
     path.write_bytes(b"")
     file = core.File(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
     appender = core.Appender(file, path, core.scan_file(file, path))
-    for _ in range(2):
-        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+    # The second time what may be left of the first can't be cut off.
+    for number in (errno.EBADF, errno.EINVAL):
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
             appender.append(None, b"", None, None)
-        assert caught.value.filename == path
+        assert (caught.value.errno, caught.value.filename) == (number, path)
     assert (appender.durable_lsn, path.read_bytes()) == (0, b"")
 
 

@@ -102,9 +102,9 @@ def test_numbers_are_taken_exactly(core: ModuleType, lsn: Any, error: type[Excep
 
 
 def test_data_must_be_a_contiguous_buffer(core: ModuleType) -> None:
-    with pytest.raises(TypeError, match="^data must be a bytes-like object, not str$"):
+    with pytest.raises(TypeError, match=r"^data must be a bytes-like object, not str$"):
         core.encode_frame(1, "text")
-    with pytest.raises(ValueError, match="^data must be a contiguous buffer$"):
+    with pytest.raises(ValueError, match=r"^data must be a contiguous buffer$"):
         core.encode_frame(1, memoryview(b"abcd")[::2])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from walspool.errors import SpoolCorrupt
 from walspool.records import ChangeRecord
 
 SIZE = len(kit.v3(1))
+pyarrow: Any = importlib.import_module("pyarrow")
 
 
 def reader_of(core: ModuleType, tmp_path: Path, data: bytes, **options: Any) -> Any:
@@ -252,8 +254,6 @@ def test_a_copy_meets_damage(core: ModuleType, tmp_path: Path) -> None:
 
 
 def test_arrow_columns(core: ModuleType, tmp_path: Path) -> None:
-    import pyarrow
-
     data = kit.v1(1) + kit.wide(2, term=5, timestamp_ms=2**64 - 1) + kit.v3(2**64 - 1, b"", 2**64 - 1)
     table = pyarrow.table(core.ArrowStream([reader_of(core, tmp_path, data)]))
     assert table.schema == pyarrow.schema(
@@ -271,8 +271,6 @@ def test_arrow_columns(core: ModuleType, tmp_path: Path) -> None:
 
 
 def test_arrow_takes_one_reader_after_the_other(core: ModuleType, tmp_path: Path) -> None:
-    import pyarrow
-
     readers = []
     for place in range(3):
         folder = tmp_path / str(place)
@@ -284,8 +282,6 @@ def test_arrow_takes_one_reader_after_the_other(core: ModuleType, tmp_path: Path
 
 
 def test_arrow_tells_of_damage(core: ModuleType, tmp_path: Path) -> None:
-    import pyarrow
-
     reader = reader_of(core, tmp_path, kit.log(1, 5))
     path = tmp_path / "log"
     path.write_bytes(kit.flip(path.read_bytes(), 2 * SIZE + 35))

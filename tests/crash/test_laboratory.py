@@ -27,7 +27,7 @@ def _record(folder: Path, models: dict[int, Model], *skips: str) -> dict[int, Re
         command = [sys.executable, "-m", "tests.lab.minilog", str(root), numbers, *([skip] if skip else [])]
         subprocess.run(command, env=lab_environment(root, log, "python"), cwd=REPOSITORY, check=True)
     sections = split_sections(read_record(log, root))
-    return {number: Recording(model, sections[number], {}) for number, model in models.items()}
+    return {number: Recording(model, sections[number], DATA, {}) for number, model in models.items()}
 
 
 def _first_crash(folder: Path, *skips: str) -> Recording:

@@ -39,15 +39,18 @@ class Cell:
     findings: list[str] = field(default_factory=list)
 
 
-def check_recording(recording: Recording, budget: int, seed: int, folder: Path, seen: set[bytes], cell: Cell) -> None:
-    """Checks up to `budget` states of one history that were not seen before."""
-    checker = Checker(folder, open_walspool(**recording.options))
+def check_recording(
+    recording: Recording, budget: int, seed: int, folder: Path, seen: set[bytes], cell: Cell, limit: int = MAX_FINDINGS
+) -> None:
+    """Checks up to `budget` states of one history that were not seen before; stops at `limit` findings."""
+    checker = Checker(folder, open_walspool(**recording.options), recording.data)
+    budget = max(budget // (1 + recording.bytes // 500_000), 1)  # large files take long
     moments = list(recording.moments)
     rng = random.Random(seed)
     rng.shuffle(moments)
     walks = [(moment, Builder(moment, rng.random()).states()) for moment in moments]
     done, share = 0, max(2, budget // len(walks))
-    while walks and done < budget and len(cell.findings) < MAX_FINDINGS:
+    while walks and done < budget and len(cell.findings) < limit:
         alive = []
         for moment, states in walks:
             expect = Expectation(recording.notes_at(moment))
@@ -67,10 +70,10 @@ def check_recording(recording: Recording, budget: int, seed: int, folder: Path, 
                     cell.findings.append(
                         f"{cell.workload}/{cell.core}, moment of {moment.notes} notes: {'; '.join(found)}"
                     )
-                if fresh == share or done == budget or len(cell.findings) >= MAX_FINDINGS:
+                if fresh == share or done == budget or len(cell.findings) >= limit:
                     alive.append((moment, states))
                     break
-            if done == budget:
+            if done == budget or len(cell.findings) >= limit:
                 break
         walks = alive
     cell.states += done

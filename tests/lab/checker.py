@@ -81,12 +81,12 @@ class Expectation:
 
 
 class Checker:
-    """Checks states in one folder. `opener(data_path, recovery)` opens the log."""
+    """Checks states in one folder, with the log at `data` in it. `opener(data_path, recovery)` opens it."""
 
-    def __init__(self, folder: Path, opener: Callable[[Path, str], Any]) -> None:
+    def __init__(self, folder: Path, opener: Callable[[Path, str], Any], data: str = DATA) -> None:
         self.folder = folder
         self.opener = opener
-        self.data = folder / DATA
+        self.data = folder / data
 
     def check(self, state: State, expect: Expectation) -> list[str]:
         """All findings, for both ways to open; none is what should come out."""

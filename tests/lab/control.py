@@ -31,8 +31,10 @@ def main(workload: str, lie: str, words: str) -> None:
         for seed in range(SEEDS):
             for recording in record(workload, cell.core, seed, folder, lie=lie):
                 cell.findings = []
-                check_recording(recording, PER_RECORDING, seed, folder / "state", seen, cell)
-                found = found or [text for text in cell.findings if words in text]
+                check_recording(recording, PER_RECORDING, seed, folder / "state", seen, cell, limit=3)
+                found = [text for text in cell.findings if words in text]
+                if found:
+                    break
             if found:
                 break
     print(json.dumps({"found": found[:3], "states": cell.states, "seed": seed, "others": cell.findings[:5]}))

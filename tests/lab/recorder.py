@@ -1,5 +1,6 @@
 """Runs a workload under the preloaded library and hands back what it did."""
 
+import json
 import random
 import subprocess
 import sys
@@ -11,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.build import REPOSITORY, lab_environment
-from tests.lab.checker import DATA
 from tests.lab.frames import frames_behind
 from tests.lab.model import Frontier, Model, frontiers
-from tests.lab.record import Event, Said, read_record, split_sections
+from tests.lab.record import Event, Said, Start, read_record, split_sections
 from tests.lab.states import Builder, State, materialize
 from tests.lab.workloads import BASES, HIDDEN, WORKLOADS, Workload
 
@@ -23,10 +23,11 @@ SECTIONS = 6
 
 @dataclass
 class Recording:
-    """One directory's history: what it held before, what happened, which options the log was opened with."""
+    """One directory's history: what it held before, what happened, where the log is and how it was opened."""
 
     model: Model
     events: list[Event]
+    data: str
     options: dict[str, Any]
     prior: list[Said] = field(default_factory=list)
 
@@ -34,6 +35,11 @@ class Recording:
     def moments(self) -> list[Frontier]:
         """Each moment at which a crash can leave something new, in order."""
         return list(frontiers(self.model, self.events))
+
+    @cached_property
+    def bytes(self) -> int:
+        """How much was written."""
+        return sum(len(event.op.data) for event in self.events if isinstance(event, Start))
 
     @cached_property
     def notes(self) -> list[Said]:
@@ -71,8 +77,9 @@ def record(
         if name == "recovery":
             recordings = _record_recovery(core, seed, base, folder, root, log, lie)
         else:
-            recordings = [Recording(Model(root), [], _workload(name).options(seed))]
-            for phase in range(len(_workload(name).phases)):
+            workload = _workload(name)
+            recordings = [Recording(Model(root), [], workload.data(seed), workload.options(seed))]
+            for phase in range(len(workload.phases)):
                 run_phase(name, core, seed, phase, root, log, [], lie)
             recordings[0].events = read_record(log, root)
         if check_replay:
@@ -96,23 +103,24 @@ def _record_recovery(core: str, seed: int, base: str, folder: Path, root: Path, 
     for source in record(base, core, seed // 5 if again else seed, folder, check_replay=False):
         for moment in rng.sample(source.moments, min(len(source.moments), SECTIONS)):
             number = len(recordings)
-            materialize(_choose(moment, rng), root / str(number))
+            materialize(_choose(moment, rng, source.data), root / str(number))
             start = Model(root / str(number), str(number))
-            recordings.append(Recording(start, [], source.options, source.notes_at(moment)))
+            recordings.append(Recording(start, [], source.data, source.options, source.notes_at(moment)))
     recordings = recordings[: 2 * SECTIONS]
-    run_phase("recovery", core, seed, 0, root, log, [f"{i}:{seed}" for i in range(len(recordings))], lie)
+    places = [json.dumps((number, each.data, each.options)) for number, each in enumerate(recordings)]
+    run_phase("recovery", core, seed, 0, root, log, places, lie)
     sections = split_sections(read_record(log, root))
     for number, recording in enumerate(recordings):
         recording.events = sections[number]
     return recordings
 
 
-def _choose(moment: Frontier, rng: random.Random) -> State:
+def _choose(moment: Frontier, rng: random.Random, data: str) -> State:
     """A crash state: any, or the one with the most to be cut away."""
     states = list(islice(Builder(moment, rng.random()).states(), 60))
     if rng.random() < 0.5:
         return rng.choice(states)
-    return max(states, key=lambda state: frames_behind(state.get(f"{DATA}.logical.wal") or b""))
+    return max(states, key=lambda state: frames_behind(state.get(f"{data}.logical.wal") or b""))
 
 
 def replay_problem(recording: Recording, folder: Path) -> str | None:

@@ -5,6 +5,7 @@ A phase is one process; the next one finds the files, and the page cache, as tha
 
 import asyncio
 import errno
+import json
 import os
 import random
 import sys
@@ -30,13 +31,14 @@ class Workload:
     phases: tuple[Callable[["Run"], None], ...]
     sync_us: int = 0
     options: Callable[[int], dict[str, Any]] = field(default=lambda seed: {})
+    data: Callable[[int], str] = field(default=lambda seed: DATA)
 
 
 class Run:
     """One process of one workload."""
 
-    def __init__(self, folder: Path, seed: int, phase: int, options: dict[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, path: Path, seed: int, phase: int, options: dict[str, Any]) -> None:
+        self.path = path
         self.options = options
         self.rng = random.Random(seed * 10 + phase)
         self.seed = seed
@@ -48,7 +50,7 @@ class Run:
 
         if self.seed % 5 == 3:
             log.FILL_AFTER_FLUSHES = 0  # zeros ahead in the middle of everything else
-        spool = log.LogicalWalSpool.open(self.folder / DATA, **(self.options | more))
+        spool = log.LogicalWalSpool.open(self.path, **(self.options | more))
         self.author.published(spool)
         return spool
 
@@ -97,7 +99,7 @@ def threads(run: Run) -> None:
     spool = run.open()
 
     def work(index: int) -> None:
-        mine = Run(run.folder, run.seed * 7 + index, 0, run.options)
+        mine = Run(run.path, run.seed * 7 + index, 0, run.options)
         mine.author = Author(1000 * (index + 1))
         for _ in range(7):
             number, data = mine.author.submit(mine.size(), nested=mine.rng.random() < 0.1)
@@ -117,7 +119,7 @@ def batches(run: Run) -> None:
         for _ in range(5):
             run.append_batch(spool, run.rng.randint(2, 12))
             run.append(spool, run.rng.randint(0, 2))
-    if run.seed % 16 == 15:  # more than one write can hold
+    if run.seed % 16 == 1:  # more than one write can hold
         with run.open() as spool:
             run.append_batch(spool, 3, size=1_900_000)
 
@@ -236,7 +238,7 @@ def _fault_options(seed: int) -> dict[str, Any]:
 
 
 WORKLOADS: dict[str, Workload] = {
-    "single": Workload((single,)),
+    "single": Workload((single,), data=lambda seed: f"new/folder/{DATA}" if seed % 3 == 0 else DATA),
     "threads": Workload((threads,), sync_us=1000, options=_rotating(2000, 9000, every=3)),
     "batches": Workload((batches,), options=_rotating(3000, 20_000)),
     "rotation": Workload((rotation,), options=_rotating(300, 2500)),
@@ -252,14 +254,15 @@ HIDDEN = {"aligned": Workload((aligned,))}
 
 
 def main(name: str, folder: str, seed: int, phase: int, sections: list[str]) -> None:
-    """Runs one phase, in each of the sections' folders if there are any."""
+    """Runs one phase; with sections (folder, data path, options; as JSON) in each of those."""
     workload = (WORKLOADS | HIDDEN)[name]
-    for section in sections or [""]:
-        number, _, own_seed = section.partition(":")
-        run = Run(Path(folder) / number, int(own_seed or seed), phase, workload.options(int(own_seed or seed)))
-        if section:
-            run.author.library.note(Note.SECTION, int(number))
-            run.author = Author(1_000_000 + int(own_seed) % 4000 * 1_000_000)
+    if not sections:
+        workload.phases[phase](Run(Path(folder) / workload.data(seed), seed, phase, workload.options(seed)))
+    for section in sections:
+        number, data, options = json.loads(section)
+        run = Run(Path(folder) / str(number) / data, seed, phase, options)
+        run.author.library.note(Note.SECTION, number)
+        run.author = Author(1_000_000 + seed % 4000 * 1_000_000)
         workload.phases[phase](run)
 
 

@@ -88,10 +88,8 @@ def test_any_contiguous_buffer(core: ModuleType, tmp_path: Path, size: int) -> N
     data = payload(1, size)[:size] * 8
     with mmap.mmap(-1, len(data) or 1) as region:
         region[:] = data or b"\0"
-        buffers = [data, bytearray(data), memoryview(data), array("Q", data), memoryview(data).cast("B", [2, 4 * size])]
-        if not size:
-            buffers.pop()
-        buffers += [region] if size else []
+        buffers = [data, bytearray(data), memoryview(data), array("Q", data)]
+        buffers += [memoryview(data).cast("B", [2, 4 * size]), region] if size else []
         with walspool.open(tmp_path / "app.db") as log:
             for each in buffers:
                 log.append_next(each)
@@ -191,7 +189,7 @@ def test_a_list_that_fails_half_way(core: ModuleType, tmp_path: Path) -> None:
         with files_limited_to(8 * MIB), pytest.raises(OSError, match="logical.wal") as caught:
             log.append_many(items)
         assert caught.value.errno == errno.EFBIG
-        assert caught.value.filename == str(log.path)
+        assert Path(caught.value.filename) == log.path
         assert caught.value.appended_through == 6  # type: ignore[attr-defined]
         assert (log.current_lsn, log.record_count) == (6, 6)
         assert log.path.stat().st_size == log.size_bytes
@@ -230,9 +228,6 @@ def test_frames_from_one_log_to_another(core: ModuleType, tmp_path: Path) -> Non
         one.append(500, b"", term=9)
         for target, size in ((two, 700), (six, 1 << 20)):
             while (batch := one.read_frames(target.current_lsn, size)).records:
-                assert (batch.first_lsn, batch.last_lsn) == (target.current_lsn + 1, batch.first_lsn + batch.records - 1) or (
-                    batch.last_lsn == 500
-                )
                 taken = target.append_frames(batch.data)
                 assert (taken.records, taken.consumed) == (batch.records, len(batch.data))
                 assert (taken.first_lsn, taken.last_lsn) == (batch.first_lsn, batch.last_lsn)
@@ -241,12 +236,12 @@ def test_frames_from_one_log_to_another(core: ModuleType, tmp_path: Path) -> Non
             assert target.current_term == 9
         frames = [b"".join(each.path.read_bytes() for each in log.segments) for log in (one, two, six)]
         assert frames[0].rstrip(b"\0") == frames[1].rstrip(b"\0") == frames[2].rstrip(b"\0")
-        whole = core.encode_frame(501, b"one", term=9) * 1 + b"".join(
-            core.encode_frame(lsn, bytes(900), term=9) for lsn in range(502, 520)
-        )
-        taken = two.append_frames(whole)
-        assert taken == walspool.FramesAppended(19, 501, 519, len(whole))
-        assert two.stats().rotations > 10
+        whole = b"".join(core.encode_frame(lsn, bytes(900), term=9) for lsn in range(501, 520))
+        rotations = two.stats().rotations
+        assert two.append_frames(whole) == walspool.FramesAppended(19, 501, 519, len(whole))
+        assert two.append_frames(core.encode_frame(520, b"", term=9)).records == 1
+        assert two.stats().rotations == rotations + 1
+        assert two.record_count == 221
 
 
 def test_counters(core: ModuleType, tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ class Appender:
         self._sealed = False
         self._closed = False
         self._abandoned = False
-        # Taken for all that writes. Reentrant, so that a holder's own appends go through.
+        # Taken by appends, before the mutex. Reentrant, so that a holder's own appends go through. Sealing passes by
+        # it, since a holder's rotation may run in another thread.
+        self._door = threading.RLock()
+        # Taken for all that writes.
         self._mutex = threading.RLock()
         self._waiters = Waiters()
         self._flusher = Flusher(
@@ -98,7 +101,7 @@ class Appender:
         """Append one record and return its LSN when it is durable; ``None`` when the segment is full."""
         self._own()
         lsn, payload, term, timestamp_ms = _checked((lsn, data, term, timestamp_ms))
-        with self._mutex:
+        with self._door, self._mutex:
             self._ready()
             batch = Batch(self._flusher.durable)
             lsn = self._add(batch, lsn, payload, term, timestamp_ms)
@@ -126,7 +129,7 @@ class Appender:
         self, payloads: Sequence[Any], term: int | None, timestamp_ms: int | None, start: int
     ) -> tuple[int, int | None]:
         """Like ``append_many`` with the LSNs that follow; also the first LSN that this call gave."""
-        with self._mutex:
+        with self._door, self._mutex:
             first = self.durable_lsn + 1
             end = self._append_all(len(payloads), lambda index: (None, payloads[index]), term, timestamp_ms, start)
             return end, first if end > start else None
@@ -138,7 +141,7 @@ class Appender:
         """
         self._own()
         frames, bad = split_frames(memoryview(copy_buffer(buffer)), start)
-        with self._mutex:
+        with self._door, self._mutex:
             self._ready()
             last_lsn, last_term = self._position(None)
             for frame in frames:
@@ -151,10 +154,10 @@ class Appender:
             return end, frames[0].lsn, frames[end - 1].lsn, frames[end - 1].end, end < len(frames)
 
     def append_each(self, items: Sequence[Item], start: int) -> tuple[list[int | Exception], int]:
-        """Append ``items`` from ``start`` on by their own merits: an LSN or an error for each, and where the file was full."""
+        """Append ``items`` from ``start`` on by their own merits: an LSN or an error for each; and where it was full."""
         self._own()
         results: list[int | Exception] = []
-        with self._mutex:
+        with self._door, self._mutex:
             while start + len(results) < len(items):
                 before = len(results)
                 self._append_some(items, start, results)
@@ -206,7 +209,7 @@ class Appender:
                 return True
             return False
 
-        with self._mutex:
+        with self._door, self._mutex:
             self._ready()
             if start == 0:
                 self._check_all(count, item, term)
@@ -278,28 +281,31 @@ class Appender:
     def hold(self) -> None:
         """Let the appends of all other threads wait, until ``release``. May be nested."""
         self._own()
-        self._mutex.acquire()
+        self._door.acquire()
         if self.closed:
-            self._mutex.release()
+            self._door.release()
             raise SpoolClosed(path=self._flusher.path)
 
     def release(self) -> None:
         """End one ``hold`` of this thread."""
         self._own()
-        self._mutex.release()
+        self._door.release()
 
     def seal(self) -> ScanReport:
         """Take no more appends, and trim the file to its durable end; its full report."""
         self._own()
         with self._mutex:
-            self._ready()
-            self._sealed = True
-            try:
-                self._flusher.seal()
-            except BaseException:
-                self._sealed = False
-                raise
-            return self.summary()
+            return self._seal()
+
+    def _seal(self) -> ScanReport:
+        self._ready()
+        self._sealed = True
+        try:
+            self._flusher.seal()
+        except BaseException:
+            self._sealed = False
+            raise
+        return self.summary()
 
     def unseal(self) -> None:
         """Take appends again in the same file."""
@@ -333,13 +339,16 @@ class Appender:
         if self._abandoned:
             return
         with self._mutex:
-            if self._closed:
-                return
-            self._closed = True
-            try:
-                self._flusher.close()
-            finally:
-                self._waiters.wake()
+            self._close()
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._flusher.close()
+        finally:
+            self._waiters.wake()
 
     def abandon(self) -> None:
         """Refuse every call from now on: this is the copy in a forked child. No lock is taken, nothing is written."""

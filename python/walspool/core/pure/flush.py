@@ -152,15 +152,18 @@ class Flusher:
     def flush(self, batch: Batch) -> None:
         """Make ``batch`` durable and publish it; after an error it is as if it had not been tried."""
         with self._busy:
-            file = self._file
-            size = self._undone_size(file)
-            self._flight = flight = Flight(batch)
-            try:
-                self._run(flight, file, size)
-                self._finish()
-            except BaseException:
-                self._finish_after_error()
-                raise
+            self._flush(batch)
+
+    def _flush(self, batch: Batch) -> None:
+        file = self._file
+        size = self._undone_size(file)
+        self._flight = flight = Flight(batch)
+        try:
+            self._run(flight, file, size)
+            self._finish()
+        except BaseException:
+            self._finish_after_error()
+            raise
 
     def _run(self, flight: Flight, file: File, size: int) -> None:
         batch = flight.batch

@@ -23,7 +23,7 @@ class RawFrame(NamedTuple):
 
 
 def split_frames(buffer: memoryview, start: int) -> tuple[list[RawFrame], FrameCorrupt | None]:
-    """The whole frames in ``buffer`` from ``start`` on, and what is wrong behind them. The last may be there in part."""
+    """The whole frames in ``buffer`` from ``start`` on, and what is wrong behind them. The last may be incomplete."""
     if start > len(buffer):
         raise ValueError("start must lie within the buffer")
     frames: list[RawFrame] = []

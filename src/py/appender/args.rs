@@ -1,0 +1,82 @@
+//! Arguments of appends, taken once: what a flush sees can't change any more.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::appender::{MARK_BYTES, Mark};
+use crate::py::convert::Data;
+use crate::py::file::PyFile;
+
+/// The arguments of one append.
+pub struct Taken<'py> {
+    pub lsn: Option<u64>,
+    pub payload: Payload<'py>,
+    pub term: Option<u64>,
+    pub timestamp_ms: u64,
+}
+
+impl Taken<'_> {
+    /// The same without anything of Python's.
+    pub fn raw(&self) -> (Option<u64>, Option<u64>, u64, &[u8]) {
+        (self.lsn, self.term, self.timestamp_ms, self.payload.as_bytes())
+    }
+}
+
+/// Bytes that can't change any more.
+pub enum Payload<'py> {
+    Bytes(Bound<'py, PyBytes>),
+    Copy(Vec<u8>),
+}
+
+impl<'py> Payload<'py> {
+    /// Copies whatever may change.
+    pub fn new(data: Data<'py>) -> Self {
+        match data {
+            Data::Bytes(bytes) => Self::Bytes(bytes),
+            Data::Buffer(_) => {
+                let mut copy = Vec::new();
+                data.copy_to(&mut copy);
+                Self::Copy(copy)
+            }
+        }
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes.as_bytes(),
+            Self::Copy(bytes) => bytes,
+        }
+    }
+}
+
+/// The mark that `file` and its template are.
+pub fn take_mark(file: &PyFile, template: &[u8]) -> PyResult<Mark> {
+    let template: [u8; MARK_BYTES] = template
+        .try_into()
+        .map_err(|_| PyValueError::new_err(format!("the mark's template must have {MARK_BYTES} bytes")))?;
+    Ok(Mark::new(Arc::clone(&file.file), template))
+}
+
+/// Says which item of a list a wrong argument was.
+pub fn at_index(py: Python<'_>, error: PyErr, index: usize) -> PyErr {
+    let kind = error.get_type(py);
+    let words = || format!("records[{index}]: {}", error.value(py));
+    if kind.is(py.get_type::<PyTypeError>()) {
+        return PyTypeError::new_err(words());
+    }
+    if kind.is(py.get_type::<PyValueError>()) {
+        return PyValueError::new_err(words());
+    }
+    error
+}
+
+/// Milliseconds since the epoch, by the system's clock.
+pub fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
