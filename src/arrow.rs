@@ -270,3 +270,6 @@ unsafe extern "C" fn release_array(array: *mut ArrowArray) {
         (*array).release = None;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -347,3 +347,6 @@ impl Source for View<'_> {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests;

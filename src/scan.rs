@@ -160,3 +160,6 @@ impl Pass<'_> {
         Ok(!MAGIC.starts_with(start) && start.first() != Some(&0))
     }
 }
+
+#[cfg(test)]
+mod tests;

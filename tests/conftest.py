@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,9 @@ import pytest
 
 import walspool
 import walspool.core
+
+# A shell that runs this in the background leaves Ctrl-C ignored, and every child would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CORES = {"rust": "walspool._native", "python": "walspool.core.pure"}
 #: With a wish in the environment only that core is tested, as where the extension is absent.

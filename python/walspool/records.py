@@ -12,7 +12,18 @@ from typing import Any, Final
 
 from walspool.errors import RecordDecodeError
 
-__all__ = ["ABSENT", "Absent", "ChangeOperation", "ChangeRecord", "Entry", "Position", "check_u64"]
+__all__ = [
+    "ABSENT",
+    "MAX_NESTING",
+    "MAX_U64",
+    "Absent",
+    "ChangeOperation",
+    "ChangeRecord",
+    "Entry",
+    "Position",
+    "check_u64",
+    "decode_change",
+]
 
 MAX_U64: Final = 2**64 - 1
 #: Objects and lists within each other, in one change record.

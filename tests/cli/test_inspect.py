@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import signal
 import subprocess
 import sys
@@ -103,6 +104,25 @@ def test_tail_follows_a_live_writer_until_interrupted(long_log: Path) -> None:
         follower.send_signal(signal.SIGINT)
         assert follower.wait() == 130
         assert follower.stderr.read() == ""
+
+
+def test_a_follower_that_a_prune_overtakes_says_so(long_log: Path) -> None:
+    line = [sys.executable, "-m", "walspool.cli", "tail", str(long_log), "-f", "-n", "1"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert follower.stderr is not None
+        assert follower.stdout.readline().endswith("\trecord 100\n")
+        follower.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, follower.pid, os.WSTOPPED | os.WNOWAIT)
+        with walspool.open(long_log, segment_bytes=500) as spool:
+            spool.append_many([(lsn, b"x") for lsn in range(101, 121)])
+            spool.prune_through(110)
+        follower.send_signal(signal.SIGCONT)
+        assert follower.wait() == 3
+        assert follower.stdout.read() == ""
+        error = follower.stderr.read()
+    assert error.startswith("walspool: records above LSN 100 were pruned through LSN 110")
+    assert error.count("\n") == 1
 
 
 def test_info_tells_lsns_segments_and_files(command: Command, long_log: Path) -> None:

@@ -75,7 +75,7 @@ def test_repair_with_a_lower_floor(command: Command, log: Path) -> None:
 def test_a_floor_below_what_the_log_holds_is_refused(command: Command, log: Path) -> None:
     answer = command("repair", log, "--lsn-floor", "4")
     assert answer.code == 3
-    assert answer.says("--lsn-floor 4", "LSN 5")
+    assert answer.says("LSN floor 4", "LSN 5")
 
 
 def test_repair_rebuilds_an_unreadable_state(command: Command, log: Path) -> None:

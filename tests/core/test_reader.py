@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.core import kit
+from walspool.core import pure
 from walspool.errors import SpoolCorrupt
 from walspool.records import ChangeRecord
 
@@ -287,3 +289,9 @@ def test_arrow_tells_of_damage(core: ModuleType, tmp_path: Path) -> None:
     path.write_bytes(kit.flip(path.read_bytes(), 2 * SIZE + 35))
     with pytest.raises((SpoolCorrupt, OSError, pyarrow.ArrowException), match="crc mismatch"):
         pyarrow.table(core.ArrowStream([reader]))
+
+
+def test_without_pyarrow_the_pure_core_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"^arrow_stream on the pure-Python core needs pyarrow: pip install pyarrow$"):
+        pure.ArrowStream([])

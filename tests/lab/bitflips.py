@@ -3,6 +3,7 @@
 SAMPLE is how many flips are tried; 0 tries all. Prints one JSON object: bits, tried, outcomes, findings.
 """
 
+import faulthandler
 import json
 import logging
 import random
@@ -71,6 +72,7 @@ class Flipper:
 
     def flip(self, name: str, bit: int) -> None:
         """One bit."""
+        faulthandler.dump_traceback_later(120, exit=True)  # a hang becomes an error that shows where
         data = bytearray(self.content[name] or b"")
         data[bit // 8] ^= 1 << bit % 8
         state = self.content | {name: bytes(data)}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).with_name("shim.c")
+HEADER = Path(__file__).with_name("shim.h")
 REPOSITORY = Path(__file__).parents[2]
 
 #: The cores that are tested: with a wish in the environment only that one, as where the extension is absent.
@@ -22,7 +23,7 @@ def shim_path() -> Path:
     compiler = os.environ.get("CC") or shutil.which("cc")
     if compiler is None:
         raise RuntimeError("the crash and fault tests need a C compiler, and there is no `cc` on the PATH: install one")
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(HEADER.read_bytes() + SOURCE.read_bytes()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"walspool-lab-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     target = folder / f"shim-{digest}.so"

@@ -4,6 +4,7 @@ Each core's states are checked by a process of that core. The states are shared 
 """
 
 import argparse
+import faulthandler
 import json
 import logging
 import math
@@ -94,12 +95,14 @@ def run_cell(workload: str, core: str, states: int, seed: int) -> Cell:
                 cell.findings.append(str(error))
                 break
             for recording in recordings:
+                faulthandler.dump_traceback_later(600, exit=True)  # a hang becomes an error that shows where
                 left = states - cell.states
                 budget = min(left, math.ceil(per_recording / len(recordings)))
                 if budget > 0:
                     check_recording(recording, budget, seed, folder / "state", seen, cell)
             cell.recordings += 1
             seed += 1
+    faulthandler.cancel_dump_traceback_later()
     cell.seconds = time.monotonic() - started
     return cell
 

@@ -1,4 +1,4 @@
-"""A decoder of its own for the checker: version 3 frames and the names of log files, from the format's table alone."""
+"""A decoder of its own for the checker: frames and the names of log files, from the format's table alone."""
 
 import re
 import struct
@@ -6,7 +6,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-_HEAD = struct.Struct("<4sBQQQI")
+_HEAD = struct.Struct("<5xQQQI")
+_HEAD_2 = struct.Struct("<5xQQI")
+_HEADS = {b"RDLW\x03": _HEAD, b"RDLW\x02": _HEAD_2}
 OVERHEAD = _HEAD.size + 4
 
 
@@ -21,21 +23,27 @@ class Frame:
 
 def encode(lsn: int, payload: bytes, term: int = 1, timestamp_ms: int = 1) -> bytes:
     """One frame."""
-    body = _HEAD.pack(b"RDLW", 3, term, lsn, timestamp_ms, len(payload))[4:] + payload
+    return _seal(b"\x03" + _HEAD.pack(term, lsn, timestamp_ms, len(payload))[5:] + payload)
+
+
+def encode_2(lsn: int, payload: bytes, timestamp_ms: int) -> bytes:
+    """One frame of version 2, which has no term."""
+    return _seal(b"\x02" + _HEAD_2.pack(lsn, timestamp_ms, len(payload))[5:] + payload)
+
+
+def _seal(body: bytes) -> bytes:
     return b"RDLW" + body + zlib.crc32(body).to_bytes(4, "little")
 
 
 def decode(data: bytes) -> tuple[list[Frame], int]:
     """The frames from the start of a file, and where the first byte lies that is part of none."""
     frames, at = [], 0
-    while at + _HEAD.size + 4 <= len(data):
-        magic, version, term, lsn, _, size = _HEAD.unpack_from(data, at)
-        stop = at + _HEAD.size + size
-        if magic != b"RDLW" or version != 3 or stop + 4 > len(data):
+    while (head := _HEADS.get(data[at : at + 5])) and at + head.size + 4 <= len(data):
+        term, lsn, _, size = head.unpack_from(data, at) if head is _HEAD else (1, *head.unpack_from(data, at))
+        start, stop = at + head.size, at + head.size + size
+        if zlib.crc32(data[at + 4 : stop]) != int.from_bytes(data[stop : stop + 4], "little") or stop + 4 > len(data):
             break
-        if zlib.crc32(data[at + 4 : stop]) != int.from_bytes(data[stop : stop + 4], "little"):
-            break
-        frames.append(Frame(lsn, term, data[at + _HEAD.size : stop]))
+        frames.append(Frame(lsn, term, data[start:stop]))
         at = stop + 4
     return frames, at
 

@@ -4,6 +4,7 @@ Each round forks a writer that reports each acknowledgement through a pipe, kill
 the log. Prints one JSON object: rounds, acknowledged records checked, verdicts, findings.
 """
 
+import faulthandler
 import importlib
 import json
 import logging
@@ -64,6 +65,7 @@ class Killer:
 
     def round(self, number: int) -> None:
         """One writer's life and death, and a look at what it left."""
+        faulthandler.dump_traceback_later(120, exit=True)  # a hang becomes an error that shows where
         read_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:

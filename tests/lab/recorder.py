@@ -38,8 +38,8 @@ class Recording:
 
     @cached_property
     def bytes(self) -> int:
-        """How much was written."""
-        return sum(len(event.op.data) for event in self.events if isinstance(event, Start))
+        """How much was written, zeros ahead left out."""
+        return sum(len(event.op.data.rstrip(b"\0")) for event in self.events if isinstance(event, Start))
 
     @cached_property
     def notes(self) -> list[Said]:
@@ -78,7 +78,8 @@ def record(
             recordings = _record_recovery(core, seed, base, folder, root, log, lie)
         else:
             workload = _workload(name)
-            recordings = [Recording(Model(root), [], workload.data(seed), workload.options(seed))]
+            prior = workload.prepare(root, seed)
+            recordings = [Recording(Model(root), [], workload.data(seed), workload.options(seed), prior)]
             for phase in range(len(workload.phases)):
                 run_phase(name, core, seed, phase, root, log, [], lie)
             recordings[0].events = read_record(log, root)

@@ -7,6 +7,7 @@ fault was met, counts of a clean run, findings.
 
 import contextlib
 import errno
+import faulthandler
 import json
 import logging
 import random
@@ -124,6 +125,21 @@ class Scenario:
         if problems:
             raise AssertionError("; ".join(problems))
 
+    def peek(self) -> None:
+        """Another reader, which needs no lock and writes nothing."""
+        import walspool
+
+        with walspool.open(self.folder / DATA, read_only=True) as spool:
+            problems = self.compare([(entry.lsn, entry.payload) for entry in spool])
+        if problems:
+            raise AssertionError("; ".join(problems))
+
+    def verify(self) -> None:
+        """Every byte, read again. A sidecar that could not be written may be stale; the next opening writes it."""
+        problems = [each for each in self.spool.verify().problems if each.path.suffix != ".idx"]
+        if problems:
+            raise AssertionError(f"verify found {problems}")
+
     def prune(self) -> None:
         """Drops some, in the middle of a segment as often as not."""
         self.pruning = self.spool.current_lsn - 3
@@ -144,9 +160,34 @@ class Scenario:
     def steps(self) -> list[Callable[[], None]]:
         """All of it, in order."""
         s = self
-        first = [s.open, s.append, s.append, s.append_many, s.append, s.append, s.append, s.append, s.read, s.append]
-        middle = [s.prune, s.append, s.append_many, s.read, s.close, s.open, s.read, s.append, s.prune, s.append]
-        last = [s.append_many, s.prune_all, s.append, s.close, s.tear, s.open, s.append, s.read, s.close]
+        first = [
+            s.open,
+            s.append,
+            s.append,
+            s.append_many,
+            s.append,
+            s.append,
+            s.append,
+            s.append,
+            s.read,
+            s.append,
+            s.peek,
+        ]
+        middle = [s.prune, s.append, s.append_many, s.read, s.verify, s.close, s.open, s.read, s.append]
+        last = [
+            s.prune,
+            s.append,
+            s.peek,
+            s.append_many,
+            s.prune_all,
+            s.append,
+            s.close,
+            s.tear,
+            s.open,
+            s.append,
+            s.read,
+            s.close,
+        ]
         return first + middle + last
 
     def compare(self, records: list[tuple[int, bytes]]) -> list[str]:
@@ -217,6 +258,7 @@ class Sweep:
 
     def run_safely(self, fault: Fault) -> None:
         """One run; whatever goes wrong in it is a finding."""
+        faulthandler.dump_traceback_later(120, exit=True)  # a hang becomes an error that shows where
         try:
             self.run(fault)
         except Exception as failure:

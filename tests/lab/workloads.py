@@ -5,6 +5,7 @@ A phase is one process; the next one finds the files, and the page cache, as tha
 
 import asyncio
 import errno
+import faulthandler
 import json
 import os
 import random
@@ -17,8 +18,8 @@ from typing import Any
 
 from tests.lab import frames
 from tests.lab.checker import DATA
-from tests.lab.notes import Author
-from tests.lab.record import Call, Note
+from tests.lab.notes import Author, make_payload
+from tests.lab.record import Call, Note, Said
 
 SECTOR_PAYLOAD = 512 - frames.OVERHEAD
 SIZES = (8, 20, 60, 200, 470, 700, 1500, 2600)
@@ -32,6 +33,7 @@ class Workload:
     sync_us: int = 0
     options: Callable[[int], dict[str, Any]] = field(default=lambda seed: {})
     data: Callable[[int], str] = field(default=lambda seed: DATA)
+    prepare: Callable[[Path, int], list[Said]] = field(default=lambda folder, seed: [])
 
 
 class Run:
@@ -157,7 +159,35 @@ def prune(run: Run) -> None:
     spool = run.open()
     run.author.prune(spool, spool.current_lsn - run.rng.randint(0, 3))
     run.append(spool, 3)
+    if run.seed % 4 == 3:
+        restart(run, spool)
     os._exit(0)
+
+
+def restart(run: Run, spool: Any) -> None:
+    """Starts anew behind a far position, as after a bootstrap."""
+    import walspool
+
+    spool.close()
+    position = walspool.Position(3, 500, 0)
+    run.author.library.note(Note.PRUNE, position.lsn)
+    spool = walspool.LogicalWalSpool.restart_at(run.path, position, **run.options)
+    run.author.library.note(Note.PRUNED, position.lsn)
+    run.append(spool, 3)
+
+
+def old_files(folder: Path, seed: int) -> list[Said]:
+    """What the reference may have left: frames of version 2, then 3, in a file without a mark; and its records."""
+    if seed % 3 != 1:
+        return []
+    notes, data = [], b""
+    for lsn in range(1, 9):
+        number = (50_000 + lsn) << 32 | 90
+        make = frames.encode_2 if lsn < 6 else frames.encode
+        data += make(lsn, make_payload(number), timestamp_ms=0)
+        notes += [Said(Note.SUBMIT, number, 0), Said(Note.ACK, number, lsn)]
+    (folder / f"{DATA}.logical.wal").write_bytes(data)
+    return notes
 
 
 def zeros(run: Run) -> None:
@@ -242,7 +272,7 @@ WORKLOADS: dict[str, Workload] = {
     "threads": Workload((threads,), sync_us=1000, options=_rotating(2000, 9000, every=3)),
     "batches": Workload((batches,), options=_rotating(3000, 20_000)),
     "rotation": Workload((rotation,), options=_rotating(300, 2500)),
-    "prune": Workload((prune,), options=_prune_options),
+    "prune": Workload((prune,), options=_prune_options, prepare=old_files),
     "zeros": Workload((zeros, zeros), options=_rotating(3000, 9000, every=3)),
     "asyncio": Workload((in_asyncio,), sync_us=700, options=_rotating(2000, 9000, every=3)),
     "faults": Workload((with_faults, go_on), options=_fault_options),
@@ -255,6 +285,7 @@ HIDDEN = {"aligned": Workload((aligned,))}
 
 def main(name: str, folder: str, seed: int, phase: int, sections: list[str]) -> None:
     """Runs one phase; with sections (folder, data path, options; as JSON) in each of those."""
+    faulthandler.dump_traceback_later(120, exit=True)  # a hang becomes an error that shows where
     workload = (WORKLOADS | HIDDEN)[name]
     if not sections:
         workload.phases[phase](Run(Path(folder) / workload.data(seed), seed, phase, workload.options(seed)))

@@ -15,23 +15,24 @@ DIRECTION: list[tuple[str, str]] = [
     ("core.pure.change", "errors records"),
     ("core.pure.frame", "errors records core.pure.change"),
     ("core.pure.file", "core.pure.frame"),
-    ("core.pure.index", "errors records core.pure.frame core.pure.file"),
-    ("core.pure.scan", "errors records core.pure.frame core.pure.file core.pure.index"),
-    ("core.pure.sidecar", "errors records core.pure.frame core.pure.file core.pure.index"),
+    ("core.pure.frames", "errors core.pure.frame"),
+    ("core.pure.index", ""),
+    ("core.pure.scan", "core.pure.frame core.pure.file core.pure.index"),
     ("core.pure.reader", "errors records core.pure.change core.pure.frame core.pure.file core.pure.index"),
-    ("core.pure.arrow", "errors records core.pure.reader"),
-    ("core.pure.flush", "errors records core.pure.frame core.pure.file core.pure.index"),
-    ("core.pure.batch", "errors records core.pure.change core.pure.frame core.pure.index core.pure.flush"),
+    ("core.pure.flush", "errors core.pure.frame core.pure.frames core.pure.file core.pure.index"),
+    ("core.pure.waiters", ""),
     (
         "core.pure.appender",
-        "errors records core.pure.change core.pure.frame core.pure.file core.pure.index core.pure.flush core.pure.batch",
+        "errors records core.pure.change core.pure.frame core.pure.frames core.pure.file core.pure.index "
+        "core.pure.flush core.pure.waiters",
     ),
     (
         "core.pure",
-        "records core.pure.change core.pure.frame core.pure.file core.pure.index core.pure.scan core.pure.sidecar "
-        "core.pure.reader core.pure.arrow core.pure.flush core.pure.appender",
+        "records core.pure.change core.pure.frame core.pure.file core.pure.index core.pure.scan core.pure.reader "
+        "core.pure.appender",
     ),
-    ("core", "errors core.pure"),
+    # The scan is a function there, of its module's name.
+    ("core", "errors core.pure core.pure.scan"),
     ("spool.files", "errors"),
     ("spool.bell", ""),
     ("spool.reports", ""),

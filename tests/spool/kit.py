@@ -39,9 +39,15 @@ def payload(lsn: int, size: int = 40) -> bytes:
 
 
 def fill(log: walspool.LogicalWalSpool, count: int, *, size: int = 40) -> None:
-    """Append ``count`` records of known content, one by one."""
-    for lsn in range(log.current_lsn + 1, log.current_lsn + 1 + count):
-        log.append(lsn, payload(lsn, size), timestamp_ms=1000 + lsn)
+    """Append ``count`` records of known content, four with each flush."""
+    first, term = log.current_lsn + 1, log.current_term
+    for low in range(first, first + count, 4):
+        some = range(low, min(low + 4, first + count))
+        log.append_frames(
+            b"".join(
+                walspool.core.encode_frame(lsn, payload(lsn, size), term=term, timestamp_ms=1000 + lsn) for lsn in some
+            )
+        )
 
 
 def holds(log: walspool.LogicalWalSpool, first: int, last: int, *, size: int = 40) -> bool:
@@ -102,8 +108,9 @@ class Program:
 
     def finish(self) -> str:
         """Wait for its good end; what it still printed."""
-        rest = self.process.communicate(timeout=PATIENCE_S)[0]
-        assert self.process.returncode == 0, rest
+        self._in.close()
+        rest = self._out.read()
+        assert self.process.wait(PATIENCE_S) == 0, rest
         return rest
 
     def __enter__(self) -> Program:

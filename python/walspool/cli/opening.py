@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import walspool
@@ -12,11 +11,11 @@ import walspool
 __all__ = ["files_of", "must_exist", "to_read"]
 
 
-def files_of(data_path: Path) -> Iterator[os.DirEntry[str]]:
+def files_of(data_path: Path) -> list[os.DirEntry[str]]:
     """Every file that belongs to the log."""
     active = walspool.LogicalWalSpool.path_for(data_path)
     with os.scandir(active.parent) as entries:
-        yield from (each for each in entries if each.name.startswith(active.name))
+        return [each for each in entries if each.name.startswith(active.name)]
 
 
 def must_exist(data_path: Path) -> None:

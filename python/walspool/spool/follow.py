@@ -9,7 +9,7 @@ from typing import Protocol
 
 from walspool.core import Entry
 
-__all__ = ["Followable", "Wakeup", "afollow", "await_lsn_after", "follow"]
+__all__ = ["Followable", "Wakeup", "afollow", "await_lsn_after", "follow", "remaining"]
 
 #: How much an asyncio follower reads between two looks at the loop.
 _CHUNK_RECORDS = 512

@@ -124,11 +124,14 @@ def identity(files: SpoolFiles, *, mark_tries: int = 1) -> tuple[State | None, M
     return state, mark
 
 
-def inspect(files: SpoolFiles, *, write: bool) -> Inspection:
-    """Look at every file of a spool. ``write`` opens them for writing and judges what lies behind the mark."""
+def inspect(files: SpoolFiles, *, write: bool, thorough: bool = False) -> Inspection:
+    """Look at every file of a spool. ``write`` opens them for writing and judges what lies behind the mark.
+
+    ``thorough`` reads sealed segments that have a sidecar, too.
+    """
     state, mark = identity(files, mark_tries=1 if write else READER_MARK_TRIES)
     found = Inspection(files, state or State(new_spool_id()), state is None, mark)
-    _look_at_sealed(found, write=write)
+    _look_at_sealed(found, write=write, thorough=thorough)
     _look_at_active(found, write=write)
     _look_for_missing(found)
     return found
@@ -138,7 +141,7 @@ def _tail_crc(file: core.File, path: Path, size: int) -> int:
     return int.from_bytes(fs.pread_exactly(file.fileno(), 4, max(size - 4, 0), path), "little")
 
 
-def _look_at_sealed(found: Inspection, *, write: bool) -> None:
+def _look_at_sealed(found: Inspection, *, write: bool, thorough: bool) -> None:
     files, pruned = found.files, found.state.pruned_through
     there = set(files.list_sealed())
     orphans = {segment: sidecar for sidecar, segment in files.list_sidecars() if segment not in there}
@@ -150,7 +153,7 @@ def _look_at_sealed(found: Inspection, *, write: bool) -> None:
         trusted = (
             beside is not None and beside[0].valid_bytes == size and beside[0].tail_crc == _tail_crc(file, path, size)
         )
-        if beside is not None and trusted:
+        if beside is not None and trusted and not thorough:
             report = beside[0]
         else:
             report = core.scan_file(file, path, base_lsn=highest)

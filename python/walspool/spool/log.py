@@ -22,7 +22,7 @@ from walspool.spool.lock import WriterLock
 from walspool.spool.recovery import recover, report_of
 from walspool.spool.repair import repair
 from walspool.spool.reports import RecoveryReport, RepairReport, SpoolStats
-from walspool.spool.restart import begin_restart, finish_restart
+from walspool.spool.restart import begin_restart, check_position, finish_restart
 from walspool.spool.segments import Snapshot, WriterSegments
 from walspool.spool.tail import MarkWatch, ReaderSegments
 from walspool.spool.writing import WritableLog
@@ -86,10 +86,7 @@ class LogicalWalSpool(WritableLog):
 
         ``SpoolLocked`` where another writer has it, ``SpoolCorrupt`` where a file is somebody else's, ``OSError``.
         """
-        if recovery not in ("truncate", "strict"):
-            raise ValueError(f"recovery must be 'truncate' or 'strict', not {recovery!r}")
-        if segment_bytes is not None and check_u64("segment_bytes", segment_bytes) == 0:
-            raise ValueError("segment_bytes must be at least 1, or None")
+        _check_options(segment_bytes=segment_bytes, recovery=recovery)
         return cls(_files_of(data_path), segment_bytes, recovery == "strict", read_only)
 
     @classmethod
@@ -99,6 +96,8 @@ class LogicalWalSpool(WritableLog):
         The old files are set aside as ``….aside``, one generation of them. A crash on the way is carried through by
         the next open.
         """
+        check_position(position)
+        _check_options(**options)
         files = _files_of(data_path)
         make_directories(files.directory)
         lock = WriterLock(files.lock)
@@ -313,6 +312,15 @@ class _Listener:
         """Stop listening."""
         self._appender.remove_listener(self._bell.ring_fd)
         self._bell.close()
+
+
+def _check_options(
+    *, segment_bytes: int | None = SEGMENT_BYTES, recovery: str = "truncate", read_only: bool = False
+) -> None:
+    if recovery not in ("truncate", "strict"):
+        raise ValueError(f"recovery must be 'truncate' or 'strict', not {recovery!r}")
+    if segment_bytes is not None and check_u64("segment_bytes", segment_bytes) == 0:
+        raise ValueError("segment_bytes must be at least 1, or None")
 
 
 def _files_of(data_path: StrPath) -> SpoolFiles:

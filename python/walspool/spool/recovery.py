@@ -17,7 +17,7 @@ from walspool.spool.reports import RecoveryReport
 from walspool.spool.segments import Segment, Snapshot, write_sidecar
 from walspool.spool.state import Mark, State, create_mark, keep_spare, save_state
 
-__all__ = ["Recovered", "recover", "report_of", "save_cut"]
+__all__ = ["Recovered", "recover", "report_of", "save_cut", "settled_state"]
 
 log = logging.getLogger("walspool")
 
@@ -34,10 +34,13 @@ class Recovered:
     report: RecoveryReport
 
 
-def recover(files: SpoolFiles, lock: WriterLock, *, strict: bool) -> Recovered:
-    """Bring the files into a state that a writer can go on from. ``strict`` refuses damage to acknowledged records."""
+def recover(files: SpoolFiles, lock: WriterLock, *, strict: bool, thorough: bool = False) -> Recovered:
+    """Bring the files into a state that a writer can go on from. ``strict`` refuses damage to acknowledged records.
+
+    ``thorough`` looks for damage in every byte, where an open leaves that to the reads.
+    """
     started = time.monotonic()
-    found = inspect(files, write=True)
+    found = inspect(files, write=True, thorough=thorough)
     if strict:
         found.raise_if_corrupt()
     saved = _save_what_is_cut(found)
@@ -114,8 +117,8 @@ def save_cut(files: SpoolFiles, segment: Segment, end: int) -> Path:
     return target
 
 
-def _settle_state(found: Inspection) -> State:
-    """The state with the floor and the holes of what is about to be cut, durable before the cut."""
+def settled_state(found: Inspection) -> State:
+    """The state with the floor and the holes of what is about to be cut."""
     state = found.state
     for first, last in found.lost:
         state = state.with_hole(first, last)
@@ -128,8 +131,13 @@ def _settle_state(found: Inspection) -> State:
     reports = [each.segment.report for each in found.sealed]
     if found.active is not None:
         reports.append(found.active.report)
-    state = replace(state, lsn_floor=floor, term=max([term, *(each.highest_term for each in reports)]))
-    if found.state_is_new or replace(state, term=term) != found.state:
+    return replace(state, lsn_floor=floor, term=max([term, *(each.highest_term for each in reports)]))
+
+
+def _settle_state(found: Inspection) -> State:
+    """Make it durable before the cut."""
+    state = settled_state(found)
+    if found.state_is_new or replace(state, term=found.state.term) != found.state:
         save_state(found.files, state)
     else:
         keep_spare(found.files, len(state.encode()))

@@ -11,7 +11,7 @@ from walspool.errors import SpoolCorrupt
 from walspool.spool.files import SpoolFiles
 from walspool.spool.inspection import Inspection, inspect
 from walspool.spool.lock import WriterLock, read_lock_file
-from walspool.spool.recovery import Recovered, recover, report_of
+from walspool.spool.recovery import Recovered, recover, report_of, settled_state
 from walspool.spool.reports import RepairReport
 from walspool.spool.segments import Segment, Snapshot, open_file
 from walspool.spool.state import Mark, State, create_mark, load_mark, load_state, new_spool_id, save_state
@@ -30,7 +30,7 @@ def repair(files: SpoolFiles, *, dry_run: bool, lsn_floor: int | None) -> Repair
             state = _rebuilt_state(files)
             save_state(files, state)
             actions.append(_rebuilt_words(files, state))
-        done = recover(files, lock, strict=False)
+        done = recover(files, lock, strict=False, thorough=True)
         actions += _recovery_words(done.report.verdict, done.report.reason, done.report.cut_bytes, done.state.lsn_floor)
         if done.report.quarantine is not None:
             actions.append(f"What was cut is saved as {done.report.quarantine.name}.")
@@ -50,14 +50,16 @@ def _plan(files: SpoolFiles, lsn_floor: int | None) -> RepairReport:
         actions.append(_rebuilt_words(files, state) + " The rest is looked at once that is done.")
         return RepairReport(True, tuple(actions), state.lsn_floor, None)
     started = time.monotonic()
-    found = inspect(files, write=True)
+    found = inspect(files, write=True, thorough=True)
     view = _view(files, found)
     cut = sum(each.size - each.segment.report.valid_bytes for each in found.sealed)
     cut += view.active.report.file_bytes - view.active.report.valid_bytes if found.active is not None else 0
-    floor = max(found.state.lsn_floor, found.lost_range()[1] if found.verdict == "corrupt" else 0)
+    floor = settled_state(found).lsn_floor
     actions += _recovery_words(found.verdict, found.reason, cut, floor)
     if lsn_floor is not None:
+        _check_floor(view, lsn_floor)
         actions.append(_floor_words(floor, lsn_floor))
+        floor = lsn_floor
     return RepairReport(bool(actions), tuple(actions), floor, report_of(found, view, cut, None, started))
 
 
@@ -150,11 +152,20 @@ def _floor_words(old: int, new: int) -> str:
 
 
 def _lower_floor(files: SpoolFiles, done: Recovered, floor: int) -> list[str]:
-    held = max((each.report.highest_lsn for each in (*done.sealed, done.active) if each.report.records), default=0)
-    least = max(held, done.state.pruned_through)
-    if floor < least:
-        raise ValueError(f"--lsn-floor {floor} is below LSN {least}, which the log holds or pruned")
+    state = done.state
+    held = _check_floor(Snapshot(done.sealed, done.active, state), floor)
     if done.mark.lsn > floor:
-        create_mark(files.mark, Mark.new(done.state.spool_id, max(held, 0), done.mark.sector))
-    save_state(files, replace(done.state, lsn_floor=floor))
-    return [_floor_words(done.state.lsn_floor, floor)]
+        create_mark(files.mark, Mark.new(state.spool_id, held, done.mark.sector))
+    # what lies above the floor is no longer missed
+    holes = tuple((low, min(high, floor)) for low, high in state.holes if low <= floor)
+    save_state(files, replace(state, lsn_floor=floor, holes=holes, sealed_through=min(state.sealed_through, floor)))
+    return [_floor_words(state.lsn_floor, floor)]
+
+
+def _check_floor(view: Snapshot, floor: int) -> int:
+    """Refuse a floor below what the log holds or pruned; the highest LSN that it holds."""
+    held = max((each.report.highest_lsn for each in view.everything() if each.report.records), default=0)
+    least = max(held, view.state.pruned_through)
+    if floor < least:
+        raise ValueError(f"the LSN floor {floor} is below LSN {least}, which the log holds or pruned")
+    return held

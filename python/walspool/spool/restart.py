@@ -6,13 +6,21 @@ import os
 from pathlib import Path
 
 from walspool.errors import SpoolCorrupt
-from walspool.records import Position
+from walspool.records import Position, check_u64
 from walspool.spool import files as fs
 from walspool.spool.files import SpoolFiles
 from walspool.spool.lock import WriterLock
 from walspool.spool.state import State, load_state, new_spool_id, save_state
 
-__all__ = ["begin_restart", "finish_restart"]
+__all__ = ["begin_restart", "check_position", "finish_restart"]
+
+
+def check_position(position: Position) -> None:
+    """Refuse what can't be written down as a position, before anything is touched."""
+    if not isinstance(position, Position):
+        raise TypeError(f"position must be a Position, not {type(position).__name__}")
+    for name in ("term", "lsn", "crc"):
+        check_u64(name, getattr(position, name))
 
 
 def begin_restart(files: SpoolFiles, position: Position) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -181,6 +182,9 @@ def write_sidecar(files: SpoolFiles, spool_id: bytes, segment: Path, prev_lsn: i
         os.rename(temporary, path)
     except OSError as error:
         log.warning("the sidecar %s was not written: %s", path, error)
+        for each in (temporary, path):
+            with contextlib.suppress(OSError):
+                fs.unlink(each)  # what is left of an old one does not fit
 
 
 class WriterSegments:

@@ -17,7 +17,17 @@ from walspool.records import Position
 from walspool.spool import files as fs
 from walspool.spool.files import SpoolFiles
 
-__all__ = ["MARK_BYTES", "Mark", "State", "create_mark", "load_mark", "load_state", "new_spool_id", "save_state"]
+__all__ = [
+    "MARK_BYTES",
+    "Mark",
+    "State",
+    "create_mark",
+    "keep_spare",
+    "load_mark",
+    "load_state",
+    "new_spool_id",
+    "save_state",
+]
 
 MARK_BYTES = 512
 _MARK_MAGIC = b"WSPM"

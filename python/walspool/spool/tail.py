@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import logging
@@ -154,51 +155,68 @@ class ReaderSegments:
 class MarkWatch:
     """Wakes when the writer in another process makes records durable: inotify on the mark, without polling.
 
-    ``wait_fd`` is readable after a change; ``None`` where there is no inotify, and waiting looks ten times a second.
+    ``wait_fd`` is readable after a change, or once the spool closes; ``None`` where there is no inotify, and waiting
+    looks ten times a second.
     """
 
-    _MODIFIED = 0x2
+    #: Modified, or renamed or removed, so that the next mark is another file.
+    _CHANGE = 0x2 | 0x4 | 0x400 | 0x800
     #: Modified, renamed, created or removed in the directory, for as long as there is no mark.
     _ANY_CHANGE = 0xFC6
 
     def __init__(self, files: SpoolFiles, closing: Bell) -> None:
         self.wait_fd: int | None = None
+        self._files = files
         self._closing = closing
+        self._inotify = -1
         if not sys.platform.startswith("linux"):
             return
-        libc = ctypes.CDLL(None, use_errno=True)
-        fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if fd < 0:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._inotify = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._inotify < 0:
             raise OSError(ctypes.get_errno(), "inotify is not to be had", str(files.mark))
-        self.wait_fd = fd
-        target, mask = (files.mark, self._MODIFIED) if files.mark.exists() else (files.directory, self._ANY_CHANGE)
-        if libc.inotify_add_watch(fd, os.fsencode(target), mask) < 0:
-            number = ctypes.get_errno()
+        try:
+            self._arm()
+            self._either = select.epoll()
+            self._either.register(self._inotify, select.EPOLLIN)
+            self._either.register(closing.wait_fd, select.EPOLLIN)
+        except BaseException:
             self.close()
-            raise OSError(number, os.strerror(number), str(target))
+            raise
+        self.wait_fd = self._either.fileno()
+
+    def _arm(self) -> None:
+        """Watch the file that is the mark now; again and again on the same file does no harm."""
+        for target, mask in ((self._files.mark, self._CHANGE), (self._files.directory, self._ANY_CHANGE)):
+            if self._libc.inotify_add_watch(self._inotify, os.fsencode(target), mask) >= 0:
+                return
+            number = ctypes.get_errno()
+            if number != errno.ENOENT:
+                break
+        raise OSError(number, os.strerror(number), str(target))
 
     def drain(self) -> None:
         """Take what has been reported so far."""
         if self.wait_fd is not None:
-            try:
-                while os.read(self.wait_fd, 1 << 16):
-                    pass
-            except BlockingIOError:
-                pass
+            with contextlib.suppress(BlockingIOError):
+                while os.read(self._inotify, 1 << 16):
+                    self._arm()
 
     def wait(self, timeout: float | None) -> None:
         """Return after a change, or after ``timeout`` seconds; sooner is possible."""
-        if self.wait_fd is None:
-            timeout = POLL_S if timeout is None else min(POLL_S, timeout)
+        fd = self.wait_fd
+        if fd is None:
+            fd, timeout = self._closing.wait_fd, POLL_S if timeout is None else min(POLL_S, timeout)
         poller = select.poll()
-        poller.register(self._closing.wait_fd, select.POLLIN)
-        if self.wait_fd is not None:
-            poller.register(self.wait_fd, select.POLLIN)
+        poller.register(fd, select.POLLIN)
         poller.poll(None if timeout is None else timeout * 1000)
         self.drain()
 
     def close(self) -> None:
         """Let go of the watch."""
-        fd, self.wait_fd = self.wait_fd, None
-        if fd is not None:
+        if self.wait_fd is not None:
+            self.wait_fd = None
+            self._either.close()
+        fd, self._inotify = self._inotify, -1
+        if fd >= 0:
             os.close(fd)

@@ -27,7 +27,7 @@ def verify(view: Snapshot, files: SpoolFiles) -> VerifyReport:
     for segment in view.everything():
         found = _scan(segment, problems)
         records, size = records + found.records, size + found.valid_bytes
-        if segment is not view.active:
+        if segment is not view.active and found.valid_bytes >= segment.report.valid_bytes:
             _check_sidecar(view, files, segment, found, problems)
     return VerifyReport(not problems, records, size, len(view.everything()), tuple(problems))
 
@@ -51,8 +51,8 @@ def _check_sidecar(
     view: Snapshot, files: SpoolFiles, segment: Segment, found: core.ScanReport, problems: list[Problem]
 ) -> None:
     path = files.sidecar(segment.path)
-    if not os.path.exists(segment.path):
-        return  # pruned while this ran
+    if not os.path.exists(path):
+        return  # it is not needed, or was pruned while this ran
     beside = load_sidecar(files, view.state.spool_id, segment.path)
     if beside is None:
         problems.append(Problem(path, None, None, None, "it can't be used; the next open for writing rebuilds it"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -177,8 +178,8 @@ def _stable_copy(buffer: Any) -> bytes:
 
 def _all_of(segments: WriterSegments, step: Callable[[], bool], done: Callable[[], int | None]) -> None:
     """Repeat ``step`` until it says that all is appended, rotating between; nobody else's records come between."""
-    segments.appender.hold()
     try:
+        segments.appender.hold()  # within the try, because Ctrl-C may come right behind it
         while not step():
             segments.rotate()
     except BaseException as error:
@@ -186,4 +187,5 @@ def _all_of(segments: WriterSegments, step: Callable[[], bool], done: Callable[[
             error.appended_through = through  # type: ignore[attr-defined]  # OSError takes attributes as well
         raise
     finally:
-        segments.appender.release()
+        with contextlib.suppress(RuntimeError):  # nothing is held when hold() itself failed
+            segments.appender.release()

@@ -17,7 +17,7 @@ from walspool.core.pure.waiters import Waiters
 from walspool.errors import LsnOrderError, SpoolClosed, SpoolPoisoned, StaleTermError, WalspoolError
 from walspool.records import MAX_U64, check_u64
 
-__all__ = ["Appender"]
+__all__ = ["Appender", "Item"]
 
 Item: TypeAlias = tuple[int | None, Any, int | None, int | None]
 
@@ -37,8 +37,11 @@ class Appender:
         term: int = 1,
         fill_after: int = 64,
     ) -> None:
+        if segment_bytes is not None:
+            check_u64("segment_bytes", segment_bytes)
         check_u64("floor_lsn", floor_lsn)
         check_u64("term", term)
+        check_u64("fill_after", fill_after)
         self._floor = floor_lsn
         self._term = term
         self._sealed = False
@@ -154,7 +157,7 @@ class Appender:
             return end, frames[0].lsn, frames[end - 1].lsn, frames[end - 1].end, end < len(frames)
 
     def append_each(self, items: Sequence[Item], start: int) -> tuple[list[int | Exception], int]:
-        """Append ``items`` from ``start`` on by their own merits: an LSN or an error for each; and where it was full."""
+        """Append ``items`` from ``start`` on by their own merits: an LSN or an error each, and the index reached."""
         self._own()
         results: list[int | Exception] = []
         with self._door, self._mutex:

@@ -16,7 +16,7 @@ if sys.platform == "darwin":
 elif sys.platform != "linux":
     raise ImportError("walspool runs on Linux and macOS only: it knows no sure way to sync a file elsewhere")
 
-__all__ = ["File", "Window", "pread", "pwrite", "sync", "truncate"]
+__all__ = ["CHUNK", "File", "Shrunk", "StrPath", "Window", "named", "pread", "pwrite", "status", "sync", "truncate"]
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 

@@ -33,7 +33,7 @@ from walspool.core.pure.frames import RawFrame
 from walspool.core.pure.index import Prefix, ScanReport
 from walspool.errors import SpoolCorrupt, SpoolPoisoned
 
-__all__ = ["MAX_BATCH_BYTES", "Batch", "Flusher", "Mark"]
+__all__ = ["MAX_BATCH_BYTES", "Batch", "Flight", "Flusher", "Mark"]
 
 MAX_BATCH_BYTES: Final = 4 << 20
 #: Zeros are written ahead up to a multiple of this, for batches up to ``_SMALL_BATCH``.

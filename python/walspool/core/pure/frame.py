@@ -18,7 +18,35 @@ from walspool.core.pure.change import change_term
 from walspool.errors import FrameCorrupt, PayloadTooLarge
 from walspool.records import Entry, check_u64
 
-__all__ = ["Bad", "Frame", "Source", "copy_payload", "crc32", "decode_frame", "encode_frame", "read_frame"]
+__all__ = [
+    "CRC",
+    "LEGACY",
+    "MAGIC",
+    "MAX_PAYLOAD",
+    "OVERHEAD",
+    "TORN",
+    "V1",
+    "V2",
+    "V3",
+    "WIDE",
+    "Bad",
+    "Frame",
+    "Memory",
+    "Read",
+    "Source",
+    "check_payload",
+    "copy_buffer",
+    "copy_payload",
+    "crc32",
+    "crc_mismatch",
+    "decode_frame",
+    "encode_frame",
+    "entry_of",
+    "fact",
+    "frame_parts",
+    "legacy_term",
+    "read_frame",
+]
 
 MAGIC: Final = b"RDLW"
 MAX_PAYLOAD: Final = 256 << 20

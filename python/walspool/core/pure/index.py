@@ -9,7 +9,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Index", "Prefix", "ScanReport", "decode_sidecar", "encode_sidecar"]
+__all__ = ["INTERVAL", "Index", "Prefix", "ScanReport", "decode_sidecar", "encode_sidecar"]
 
 #: A checkpoint for each record whose ordinal is a multiple of this.
 INTERVAL: Final = 64

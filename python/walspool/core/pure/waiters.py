@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any, Final
 __all__ = ["Waiters"]
 
 #: What a listener's eventfd is told.
-_ONE: Final = (1).to_bytes(8, "little")
+_ONE: Final = (1).to_bytes(8, sys.byteorder)
 
 
 class Waiters:
