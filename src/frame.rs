@@ -108,13 +108,9 @@ impl Frame {
     }
 
     /// Bytes of the whole frame. Only of a plausible one.
+    #[allow(clippy::len_without_is_empty, reason = "a frame has a header, so it is never empty")]
     pub const fn len(&self) -> u64 {
         self.layout.header() as u64 + self.payload_len + self.layout.trailer() as u64
-    }
-
-    /// Never: a frame has a header.
-    pub const fn is_empty(&self) -> bool {
-        false
     }
 
     /// Whether it has the layout that is written today.
@@ -141,6 +137,11 @@ impl Before {
     /// What stands before the frame that follows `frame`.
     pub const fn next(frame: &Frame) -> Self {
         Self { wide: matches!(frame.layout, Layout::Wide), lsn: frame.lsn }
+    }
+
+    /// What makes the frame with this LSN be read in the layout that it is known to have.
+    pub const fn known(layout: Layout, lsn: u64) -> Self {
+        Self { wide: matches!(layout, Layout::Wide), lsn: lsn.saturating_sub(1) }
     }
 
     /// The two layouts of version 3, the likelier one first.
@@ -207,29 +208,26 @@ impl fmt::Display for Fault {
 
 /// Appends one version 3 frame to `into`. The payload is copied once, and it is the copy that is checksummed.
 pub fn encode(into: &mut Vec<u8>, term: u64, lsn: u64, timestamp_ms: u64, payload: &[u8]) {
-    encode_with(into, term, lsn, timestamp_ms, payload.len(), |into| into.extend_from_slice(payload));
+    let start = into.len();
+    begin(into, term, lsn, timestamp_ms, payload.len());
+    into.extend_from_slice(payload);
+    finish(into, start);
 }
 
-/// The same, for a payload of `len` bytes that `copy` appends.
-pub fn encode_with(
-    into: &mut Vec<u8>,
-    term: u64,
-    lsn: u64,
-    timestamp_ms: u64,
-    len: usize,
-    copy: impl FnOnce(&mut Vec<u8>),
-) {
+/// Appends the header of a frame whose payload of `len` bytes is to follow.
+pub fn begin(into: &mut Vec<u8>, term: u64, lsn: u64, timestamp_ms: u64, len: usize) {
     debug_assert!(len as u64 <= MAX_PAYLOAD, "the caller has checked the size");
     into.reserve(HEADER + len + TRAILER);
-    let start = into.len();
     into.extend_from_slice(&MAGIC);
-    into.push(3);
+    into.push(Layout::V3.version());
     into.extend_from_slice(&term.to_le_bytes());
     into.extend_from_slice(&lsn.to_le_bytes());
     into.extend_from_slice(&timestamp_ms.to_le_bytes());
     into.extend_from_slice(&(len as u32).to_le_bytes());
-    copy(into);
-    debug_assert_eq!(into.len(), start + HEADER + len, "the whole payload was copied");
+}
+
+/// Appends the checksum of the frame that begins at `start`.
+pub fn finish(into: &mut Vec<u8>, start: usize) {
     let crc = crc32fast::hash(&into[start + MAGIC.len()..]);
     into.extend_from_slice(&crc.to_le_bytes());
 }

@@ -66,13 +66,11 @@ pub struct Frames {
 }
 
 /// Where a reader stands.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Place {
     next: u64,
     before: Before,
     last_lsn: u64,
-    cursor: usize,
-    chunk: Arc<Chunk>,
 }
 
 /// Reads the records above an LSN, in file order.
@@ -106,7 +104,8 @@ impl Reader {
         if summary.ordered {
             if let Some(checkpoint) = summary.index.seek(since_lsn) {
                 next = checkpoint.offset;
-                before = Before { wide: checkpoint.wide, lsn: checkpoint.lsn.saturating_sub(1) };
+                let layout = if checkpoint.wide { Layout::Wide } else { Layout::V3 };
+                before = Before::known(layout, checkpoint.lsn);
             }
             if since_lsn >= summary.highest_lsn {
                 next = end;
@@ -182,20 +181,19 @@ impl Reader {
 
     /// Where the reader stands, to go back to.
     pub fn place(&self) -> Place {
-        let Self { next, before, last_lsn, cursor, .. } = *self;
-        Place { next, before, last_lsn, cursor, chunk: Arc::clone(&self.chunk) }
+        let Some(record) = self.chunk.records.get(self.cursor) else {
+            return Place { next: self.next, before: self.before, last_lsn: self.last_lsn };
+        };
+        let before = Before::known(record.frame.layout, record.frame.lsn);
+        Place { next: self.chunk.offset + record.at as u64, before, last_lsn: before.lsn }
     }
 
     /// Goes back to where the reader stood.
     pub fn go_back(&mut self, place: Place) {
-        Place {
-            next: self.next,
-            before: self.before,
-            last_lsn: self.last_lsn,
-            cursor: self.cursor,
-            chunk: self.chunk,
-        } = place;
+        Place { next: self.next, before: self.before, last_lsn: self.last_lsn } = place;
         self.ahead.clear();
+        self.chunk = Arc::default();
+        self.cursor = 0;
     }
 
     /// The next frames as version 3, up to `max_bytes` of them, but at least one if there is one.
@@ -252,17 +250,14 @@ impl Reader {
         let mut want = self.step;
         let start = self.next;
         loop {
-            let whole = self.read_to(&mut chunk.bytes, start, want)?;
-            match self.frame_in(&chunk.bytes, start) {
+            let limit = self.read_to(&mut chunk.bytes, start, want)?;
+            match self.frame_in(&chunk.bytes, start, limit) {
                 Ok(Ok(frame)) => self.take(chunk, frame),
                 // What is bad or not whole is met again once the good frames before it are gone.
                 Ok(Err(_)) | Err(_) if self.next > start => break,
-                Ok(Err(fault)) => return Err(self.corrupt(fault.to_string())),
-                Err(Short(len)) if whole => want = len,
-                Err(Short(_)) => {
-                    let size = start + chunk.bytes.len() as u64;
-                    return Err(self.corrupt(format!("the file ends at {size}, before {}", self.end)));
-                }
+                Ok(Err(fault)) if limit == self.end => return Err(self.corrupt(fault.to_string())),
+                Ok(Err(_)) => return Err(self.corrupt(format!("the file ends at {limit}, before {}", self.end))),
+                Err(Short(len)) => want = len,
             }
         }
         let used = (self.next - start) as usize;
@@ -271,15 +266,19 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads until there are `want` bytes or the end is reached. False when the file has fewer.
-    fn read_to(&self, bytes: &mut Vec<u8>, start: u64, want: usize) -> Result<bool> {
+    /// Reads until there are `want` bytes or the end is reached. Where that is: earlier if the file has become shorter.
+    fn read_to(&self, bytes: &mut Vec<u8>, start: u64, want: usize) -> Result<u64> {
         let want = (want as u64).min(self.end - start) as usize;
         let missing = want.saturating_sub(bytes.len());
-        Ok(missing == 0 || self.file.read_into(bytes, missing, start + bytes.len() as u64)? == missing)
+        if missing == 0 {
+            return Ok(self.end);
+        }
+        let got = self.file.read_into(bytes, missing, start + bytes.len() as u64)?;
+        Ok(if got < missing { start + bytes.len() as u64 } else { self.end })
     }
 
-    fn frame_in(&self, bytes: &[u8], start: u64) -> Result<Result<Frame, Fault>, Short> {
-        let mut view = View { bytes, start, end: self.end };
+    fn frame_in(&self, bytes: &[u8], start: u64, end: u64) -> Result<Result<Frame, Fault>, Short> {
+        let mut view = View { bytes, start, end };
         match look(&mut view, self.next, self.before)? {
             // The scan has judged it; all that can be told again is whether its length is still right.
             Ok(frame) if frame.layout == Layout::V1 => {

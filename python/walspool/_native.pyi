@@ -7,9 +7,9 @@ offers the same names.
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, TypeAlias, final
+from typing import Any, ClassVar, Self, TypeAlias, final
 
-from typing_extensions import Buffer, CapsuleType, Self
+from typing_extensions import Buffer, CapsuleType
 
 from walspool.records import ChangeRecord
 
@@ -63,8 +63,9 @@ def scan_file(
 ) -> ScanReport:
     """One read-only pass over a file. A system error is raised as ``OSError``, never taken for damage.
 
-    ``base_lsn`` is the highest LSN before this file, ``mark`` the durable mark. With ``until_lsn`` the pass stops before
-    the first frame above it, and judges nothing once it is reached. With ``resume`` it goes on where that report ended.
+    ``base_lsn`` is the highest LSN before this file, ``mark`` the durable mark. With ``until_lsn`` the pass stops
+    before the first frame above it, and judges nothing once it is reached. With ``resume`` it goes on where that
+    report ended.
     """
 
 def scan(path: _Path) -> ScanReport:
@@ -231,7 +232,7 @@ class ScanReport:
 
     @property
     def stop(self) -> str | None:
-        """The class of what stopped the prefix: magic, version, torn, implausible, crc mismatch, legacy; or ``None``."""
+        """What stopped the prefix, as a class: magic, version, torn, implausible, crc mismatch, legacy; or ``None``."""
 
     @property
     def reason(self) -> str:

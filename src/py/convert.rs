@@ -98,6 +98,17 @@ impl<'py> Data<'py> {
         }
     }
 
+    /// The bytes themselves, or a copy where they can change.
+    pub fn as_bytes_or_copy<'a>(&'a self, copy: &'a mut Vec<u8>) -> &'a [u8] {
+        match self {
+            Self::Bytes(bytes) => bytes.as_bytes(),
+            Self::Buffer(_) => {
+                self.copy_to(copy);
+                copy
+            }
+        }
+    }
+
     /// Appends a copy of the bytes in `range` to `into`.
     pub fn copy_range(&self, into: &mut Vec<u8>, range: std::ops::Range<usize>) {
         assert!(range.start <= range.end && range.end <= self.len(), "the range lies within the buffer");

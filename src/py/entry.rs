@@ -71,31 +71,37 @@ impl PyEntry {
         })
     }
 
+    /// Its LSN.
     #[getter]
     fn lsn(&self) -> u64 {
         self.lsn
     }
 
+    /// Its term; what its payload says where the frame has none.
     #[getter]
     fn term(&self) -> u64 {
         self.term
     }
 
+    /// Milliseconds since the epoch; 0 where there is none.
     #[getter]
     fn timestamp_ms(&self) -> u64 {
         self.timestamp_ms
     }
 
+    /// Its bytes.
     #[getter]
     fn payload(&self, py: Python<'_>) -> Py<PyBytes> {
         self.payload.clone_ref(py)
     }
 
+    /// The version of its frame: 1, 2 or 3.
     #[getter]
     fn version(&self) -> u8 {
         self.version
     }
 
+    /// Its ownership epoch, if its frame has one.
     #[getter]
     fn ownership_epoch(&self) -> Option<u64> {
         (self.ownership_epoch != 0).then_some(self.ownership_epoch)

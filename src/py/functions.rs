@@ -1,5 +1,6 @@
 //! The module's functions: frames, checksums, scans, sidecars.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,17 +21,17 @@ use crate::index::Sidecar;
 use crate::reader::Record;
 use crate::scan::{Options, ScanReport, scan_file as scan_open_file};
 
+/// Bytes from which on other threads are let in meanwhile.
+const LONG: usize = 16 << 10;
+
 /// CRC-32/ISO-HDLC of `data`, going on from `value`.
 #[pyfunction]
 #[pyo3(signature = (data, value = 0))]
 pub fn crc32(py: Python<'_>, data: &Bound<'_, PyAny>, value: u32) -> PyResult<u32> {
     let data = Data::new(data)?;
-    if let Some(bytes) = data.as_bytes() {
-        return Ok(py.detach(|| frame::crc32(bytes, value)));
-    }
     let mut copy = Vec::new();
-    data.copy_to(&mut copy);
-    Ok(py.detach(|| frame::crc32(&copy, value)))
+    let bytes = data.as_bytes_or_copy(&mut copy);
+    Ok(detached_if_long(py, bytes.len(), || frame::crc32(bytes, value)))
 }
 
 /// One version 3 frame.
@@ -51,36 +52,45 @@ pub fn encode_frame<'py>(
     let timestamp_ms = timestamp_ms.u64("timestamp_ms", 0)?;
     let data = Data::payload(data)?.map_err(|error| to_py(py, error, None))?;
     let mut out = Vec::new();
-    frame::encode_with(&mut out, term, lsn, timestamp_ms, data.len(), |out| data.copy_to(out));
+    frame::begin(&mut out, term, lsn, timestamp_ms, data.len());
+    data.copy_to(&mut out);
+    detached_if_long(py, data.len(), || frame::finish(&mut out, 0));
     Ok(PyBytes::new(py, &out))
 }
 
 /// The frame at `offset`, of any layout, and where the next one begins.
 #[pyfunction]
-#[pyo3(signature = (buffer, offset = 0))]
-pub fn decode_frame(py: Python<'_>, buffer: &Bound<'_, PyAny>, offset: usize) -> PyResult<(PyEntry, usize)> {
+#[pyo3(signature = (buffer, offset = Defaulted::LEFT_OUT), text_signature = "(buffer, offset=0)")]
+pub fn decode_frame(py: Python<'_>, buffer: &Bound<'_, PyAny>, offset: Defaulted<'_>) -> PyResult<(PyEntry, u64)> {
+    let offset = offset.u64("offset", 0)?;
     let data = Data::new(buffer)?;
-    if offset > data.len() {
+    if offset > data.len() as u64 {
         return Err(PyValueError::new_err(format!("offset {offset} is past the end of {} bytes", data.len())));
     }
+    let start = offset as usize;
     let mut copy = Vec::new();
     let bytes = if let Some(bytes) = data.as_bytes() {
-        &bytes[offset..]
+        &bytes[start..]
     } else {
         // Only as much is copied as the longest reading of the header asks for.
         let end = data.len();
-        data.copy_range(&mut copy, offset..end.min(offset + LONGEST_HEADER));
-        let len = frame::longest_reading(&copy).min((end - offset) as u64) as usize;
+        data.copy_range(&mut copy, start..end.min(start + LONGEST_HEADER));
+        let len = frame::longest_reading(&copy).min((end - start) as u64) as usize;
         copy.clear();
-        data.copy_range(&mut copy, offset..offset + len);
+        data.copy_range(&mut copy, start..start + len);
         &copy
     };
-    let frame = frame::decode(bytes)
-        .map_err(|fault| to_py(py, CoreError::Frame { reason: fault.to_string(), offset: offset as u64 }, None))?;
+    let frame = detached_if_long(py, bytes.len(), || frame::decode(bytes))
+        .map_err(|fault| to_py(py, CoreError::Frame { reason: fault.to_string(), offset }, None))?;
     let payload = &bytes[frame.layout.header()..][..frame.payload_len as usize];
     let term = if frame.is_legacy() { change::term_of_payload(payload) } else { frame.term };
     let entry = PyEntry::new_with(py, &Record { frame, term, at: 0 }, payload);
-    Ok((entry, offset + frame.len() as usize))
+    Ok((entry, offset + frame.len()))
+}
+
+/// Detaching costs more than a few bytes' checksum.
+fn detached_if_long<T: Send>(py: Python<'_>, len: usize, work: impl FnOnce() -> T + Send) -> T {
+    if len > LONG { py.detach(work) } else { work() }
 }
 
 /// (term, whether it says so itself) of a payload that is a `ChangeRecord`, else `None`.
@@ -88,13 +98,8 @@ pub fn decode_frame(py: Python<'_>, buffer: &Bound<'_, PyAny>, offset: usize) ->
 pub fn change_term(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Option<(u64, bool)>> {
     let data = Data::new(data)?;
     let mut copy = Vec::new();
-    let bytes = if let Some(bytes) = data.as_bytes() {
-        bytes
-    } else {
-        data.copy_to(&mut copy);
-        &copy
-    };
-    Ok(py.detach(|| change::change_term(bytes)).map(|change| (change.term, change.given)))
+    let bytes = data.as_bytes_or_copy(&mut copy);
+    Ok(detached_if_long(py, bytes.len(), || change::change_term(bytes)).map(|change| (change.term, change.given)))
 }
 
 /// One read-only pass over a file.
@@ -127,6 +132,9 @@ pub fn scan_file(
 #[pyfunction]
 pub fn scan(py: Python<'_>, path: Py<PyAny>) -> PyResult<PyScanReport> {
     let name: PathBuf = path.extract(py)?;
+    if name.as_os_str().as_bytes().contains(&0) {
+        return Err(PyValueError::new_err("embedded null byte"));
+    }
     let report = detached(py, &path, || scan_open_file(&File::open(&name)?, Options::default()))?;
     Ok(PyScanReport { report })
 }
@@ -161,9 +169,9 @@ pub fn encode_sidecar<'py>(
 /// (spool id, LSN before the segment, report, extra) of a sidecar; `ValueError` when it is none.
 #[pyfunction]
 pub fn decode_sidecar<'py>(py: Python<'py>, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
-    let mut bytes = Vec::new();
-    Data::new(data)?.copy_to(&mut bytes);
-    let sidecar = Sidecar::decode(&bytes).map_err(|error| to_py(py, error, None))?;
+    let data = Data::new(data)?;
+    let mut copy = Vec::new();
+    let sidecar = Sidecar::decode(data.as_bytes_or_copy(&mut copy)).map_err(|error| to_py(py, error, None))?;
     let report = PyScanReport { report: ScanReport::clean(sidecar.summary) };
     let (spool_id, extra) = (PyBytes::new(py, &sidecar.spool_id), PyBytes::new(py, &sidecar.extra));
     (spool_id, sidecar.prev_lsn, report, extra).into_pyobject(py)

@@ -87,19 +87,28 @@ class Checker:
         self.folder = folder
         self.opener = opener
         self.data = folder / data
+        self._checked = 0
 
     def check(self, state: State, expect: Expectation) -> list[str]:
-        """All findings, for both ways to open; none is what should come out."""
-        found = []
-        for recovery in ("truncate", "strict"):
-            materialize(state, self.folder)
-            try:
-                found += [f"{recovery}: {text}" for text in self._check(expect, recovery)]
-            except Exception as error:
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                place = f"{Path(where.filename).name}:{where.lineno}"
-                found.append(f"{recovery}: raised {type(error).__name__}: {error} ({place})")
+        """All findings; none is what should come out.
+
+        Each state is opened strict, which must not call it corrupt, and lived on in. The default differs only where
+        strict refuses, so it opens every eighth state, and each in which strict found something.
+        """
+        self._checked += 1
+        found = self._try(state, expect, "strict")
+        if found or self._checked % 8 == 0:
+            found += self._try(state, expect, "truncate")
         return found
+
+    def _try(self, state: State, expect: Expectation, recovery: str) -> list[str]:
+        materialize(state, self.folder)
+        try:
+            return [f"{recovery}: {text}" for text in self._check(expect, recovery)]
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            return [f"{recovery}: raised {type(error).__name__}: {error} ({place})"]
 
     def _check(self, expect: Expectation, recovery: str) -> list[str]:
         spool = self.opener(self.data, recovery)
@@ -112,8 +121,6 @@ class Checker:
             current = spool.current_lsn
             if current < max(expect.floor, records[-1][0] if records else 0):
                 found.append(f"current_lsn is {current}, below what was promised ({expect.floor})")
-            if recovery == "strict":
-                return found
             probe = make_payload(_PROBE)
             lsn = spool.append_next(probe)
             if lsn != current + 1:

@@ -35,10 +35,11 @@ DIRECTION: list[tuple[str, str]] = [
     ("core", "errors core.pure core.pure.scan"),
     ("spool.files", "errors"),
     ("spool.bell", ""),
+    ("spool.interrupt", ""),
     ("spool.reports", ""),
     ("spool.lock", "errors spool.files"),
     ("spool.state", "core errors records spool.files"),
-    ("spool.segments", "core errors records spool.files spool.reports spool.state"),
+    ("spool.segments", "core errors records spool.files spool.interrupt spool.reports spool.state"),
     ("spool.inspection", "core errors spool.files spool.lock spool.segments spool.state"),
     (
         "spool.recovery",
@@ -55,7 +56,10 @@ DIRECTION: list[tuple[str, str]] = [
     ("spool.follow", "core"),
     ("spool.tail", "core errors spool.bell spool.files spool.inspection spool.segments spool.state"),
     ("spool.reading", "core errors records spool.files spool.follow spool.reports spool.segments spool.verify"),
-    ("spool.writing", "records spool.flusher spool.prune spool.reading spool.reports spool.segments"),
+    (
+        "spool.writing",
+        "records spool.flusher spool.interrupt spool.prune spool.reading spool.reports spool.segments",
+    ),
     (
         "spool.log",
         "core errors records spool.bell spool.files spool.follow spool.lock spool.recovery spool.repair "

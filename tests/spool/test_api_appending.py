@@ -10,6 +10,7 @@ import time
 from array import array
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_any_contiguous_buffer(core: ModuleType, tmp_path: Path, size: int) -> N
     data = payload(1, size)[:size] * 8
     with mmap.mmap(-1, len(data) or 1) as region:
         region[:] = data or b"\0"
-        buffers = [data, bytearray(data), memoryview(data), array("Q", data)]
+        buffers: list[Any] = [data, bytearray(data), memoryview(data), array("Q", data)]
         buffers += [memoryview(data).cast("B", [2, 4 * size]), region] if size else []
         with walspool.open(tmp_path / "app.db") as log:
             for each in buffers:
@@ -186,14 +187,14 @@ def test_a_list_larger_than_a_batch(core: ModuleType, tmp_path: Path) -> None:
 def test_a_list_that_fails_half_way(core: ModuleType, tmp_path: Path) -> None:
     items = [(lsn, bytes([lsn]) * MIB) for lsn in range(1, 13)]
     with walspool.open(tmp_path / "app.db") as log:
-        with files_limited_to(8 * MIB), pytest.raises(OSError, match="logical.wal") as caught:
+        with files_limited_to(8 * MIB), pytest.raises(OSError, match=r"app\.db\.logical\.wal") as caught:
             log.append_many(items)
         assert caught.value.errno == errno.EFBIG
         assert Path(caught.value.filename) == log.path
         assert caught.value.appended_through == 6  # type: ignore[attr-defined]
         assert (log.current_lsn, log.record_count) == (6, 6)
         assert log.path.stat().st_size == log.size_bytes
-        with files_limited_to(8 * MIB), pytest.raises(OSError, match="logical.wal") as caught:
+        with files_limited_to(8 * MIB), pytest.raises(OSError, match=r"app\.db\.logical\.wal") as caught:
             log.append_next_many([data for _, data in items[6:9]])
         assert getattr(caught.value, "appended_through", None) is None
         log.append_many(items[6:])
@@ -207,11 +208,11 @@ def test_one_append_on_a_full_disk(core: ModuleType, tmp_path: Path) -> None:
         fill(log, 3)
         size = log.path.stat().st_size
         for room in (0, 10, 50):
-            with files_limited_to(size + room), pytest.raises(OSError, match="logical.wal") as caught:
+            with files_limited_to(size + room), pytest.raises(OSError, match=r"app\.db\.logical\.wal") as caught:
                 log.append(4, payload(4, 200))
             assert caught.value.errno == errno.EFBIG
             assert (log.current_lsn, log.path.stat().st_size) == (3, size)
-            with files_limited_to(size + room), pytest.raises(OSError, match="logical.wal"):
+            with files_limited_to(size + room), pytest.raises(OSError, match=r"app\.db\.logical\.wal"):
                 asyncio.run(log.aappend(4, payload(4, 200)))
         fill(log, 3)
         assert holds(log, 1, 6)

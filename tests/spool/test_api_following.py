@@ -57,7 +57,7 @@ def test_follow_gives_each_new_record(log: Spool, follower: Spool) -> None:
     log.append(1000, b"behind a gap", term=3)
     entry = next(following)
     assert (entry.lsn, entry.term, entry.payload) == (1000, 3, b"behind a gap")
-    following.close()
+    del following
 
 
 def test_follow_wakes_for_a_record(log: Spool, follower: Spool) -> None:
@@ -90,7 +90,7 @@ def test_follow_over_a_prune_of_what_it_has_seen(log: Spool, follower: Spool) ->
     log.prune_through(59)
     log.append(60, b"x")
     assert next(following).payload == b"x"
-    following.close()
+    del following
 
 
 def test_follow_behind_a_floor(log: Spool, follower: Spool) -> None:
@@ -101,7 +101,7 @@ def test_follow_behind_a_floor(log: Spool, follower: Spool) -> None:
     following = follower.follow(10)
     log.append(501, b"x")
     assert next(following).lsn == 501
-    following.close()
+    del following
 
 
 def test_wait_for_lsn_after(log: Spool, follower: Spool) -> None:

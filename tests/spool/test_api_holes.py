@@ -107,7 +107,7 @@ def test_a_harmed_segment(
         assert log.current_lsn == 60
         fill(log, 5)
     for recovery in ("truncate", "strict"):
-        with walspool.open(tmp_path / "app.db", segment_bytes=800, recovery=recovery) as log:  # type: ignore[arg-type]
+        with walspool.open(tmp_path / "app.db", segment_bytes=800, recovery=recovery) as log:
             assert log.recovery.verdict == "clean"
             _check_hole(log, lost)
     with walspool.open(tmp_path / "app.db", read_only=True) as log:
@@ -166,10 +166,9 @@ def test_a_follower_does_not_step_over_a_hole(segments: tuple[walspool.SegmentIn
     segments[2].path.unlink()
     first, last = _lsns(segments[2])
     with walspool.open(tmp_path / "app.db") as log:
-        seen = []
+        seen: list[int] = []
         with pytest.raises(walspool.SpoolCorrupt) as caught:
-            for entry in log.follow(0, timeout=0):
-                seen.append(entry.lsn)
+            seen.extend(entry.lsn for entry in log.follow(0, timeout=0))
         assert seen == list(range(1, first))
         assert (caught.value.first_lsn, caught.value.last_lsn) == (first, last)
         assert [each.lsn for each in log.follow(last, timeout=0)] == list(range(last + 1, 61))
@@ -272,7 +271,13 @@ def test_lowering_the_floor_gives_up_a_hole_at_the_end(core: ModuleType, tmp_pat
 
 
 def test_what_lies_beside_is_left_alone(segments: tuple[walspool.SegmentInfo, ...], tmp_path: Path) -> None:
-    names = ["app.db", "app.db.logical.wal.bak", "app.db.logical.wal.0000", "app.db.logical.wal.12345678901234567890x", "b.db"]
+    names = [
+        "app.db",
+        "app.db.logical.wal.bak",
+        "app.db.logical.wal.0000",
+        "app.db.logical.wal.12345678901234567890x",
+        "b.db",
+    ]
     for name in names:
         (tmp_path / name).write_bytes(b"not ours")
     with walspool.open(tmp_path / "app.db", recovery="strict") as log:

@@ -14,7 +14,6 @@ import pytest
 import walspool
 from tests.spool.kit import contents, fill, holds, payload
 from walspool.spool import files as fs
-from walspool.spool import prune
 
 Spool = walspool.LogicalWalSpool
 
@@ -90,13 +89,12 @@ def test_what_prune_stamps(core: ModuleType, tmp_path: Path, segment_bytes: int 
 
 
 def test_prune_while_reading(log: Spool) -> None:
-    readers = [log.entries(), log.tuples(20), log.entries(60)]
-    first = [next(readers[0]).lsn, next(readers[1])[0], next(readers[2]).lsn]
-    assert first == [1, 21, 61]
+    first, second, third = log.entries(), log.tuples(20), log.entries(60)
+    assert (next(first).lsn, next(second)[0], next(third).lsn) == (1, 21, 61)
     log.prune_through(70)
-    assert [each.lsn for each in readers[0]] == list(range(2, 101))
-    assert [lsn for lsn, _ in readers[1]] == list(range(22, 101))
-    assert [each.lsn for each in readers[2]] == list(range(62, 101))
+    assert [each.lsn for each in first] == list(range(2, 101))
+    assert [lsn for lsn, _ in second] == list(range(22, 101))
+    assert [each.lsn for each in third] == list(range(62, 101))
     assert holds(log, 71, 100)
 
 
@@ -112,7 +110,7 @@ def test_read_only_refuses_to_prune(log: Spool, tmp_path: Path) -> None:
 def test_full_disk_leaves_the_rewrite_out(log: Spool, segment_bytes: int | None) -> None:
     size, segments = log.size_bytes, log.segments
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prune.core, "copy_frames", _no_room)
+        patch.setattr(walspool.core, "copy_frames", _no_room)
         report = log.prune_through(50)
     whole = [each for each in segments if (each.last_lsn or 0) <= 50]
     assert report.records == 50

@@ -53,9 +53,17 @@ def test_it_sees_what_a_writer_sees(log: Spool, tmp_path: Path) -> None:
     log.prune_through(7)
     before = _stamps(tmp_path)
     with walspool.open(tmp_path / "app.db", read_only=True) as reader:
-        for name in (
-            "path current_lsn durable_lsn oldest_lsn current_term record_count size_bytes segments pruned_through".split()
-        ):
+        for name in [
+            "path",
+            "current_lsn",
+            "durable_lsn",
+            "oldest_lsn",
+            "current_term",
+            "record_count",
+            "size_bytes",
+            "segments",
+            "pruned_through",
+        ]:
             assert getattr(reader, name) == getattr(log, name), name
         assert list(reader) == list(log)
         assert reader.read_since(20) == log.read_since(20)
@@ -246,6 +254,6 @@ def test_a_writer_that_is_killed(core: ModuleType, tmp_path: Path) -> None:
         writer.tell("prune 75")
         assert writer.line() == "ok"
         assert (reader.current_lsn, reader.record_count) == (75, 0)
-        following.close()
+        del following
         reader.close()
         writer.finish()

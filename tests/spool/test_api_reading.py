@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pyarrow
+import pyarrow  # type: ignore[import-untyped]
 import pytest
 
 import walspool
@@ -34,7 +34,9 @@ def _records(first: int, last: int) -> list[tuple[int, bytes]]:
 
 
 def test_read_since(log: Spool) -> None:
-    for since, count in itertools.product([0, 1, 63, 64, 65, 128, 199, 200, 5000, 2**64 - 1], [None, 0, 1, 64, 150, 10**6]):
+    for since, count in itertools.product(
+        [0, 1, 63, 64, 65, 128, 199, 200, 5000, 2**64 - 1], [None, 0, 1, 64, 150, 10**6]
+    ):
         last = 200 if count is None else min(200, since + count)
         assert log.read_since(since, count) == _records(since + 1, last), (since, count)
         assert [(each.lsn, each.payload) for each in log.read_entries(since, count)] == _records(since + 1, last)
@@ -64,18 +66,17 @@ def test_entries(log: Spool) -> None:
     assert (entry.version, entry.ownership_epoch) == (3, None)
     assert type(entry) is walspool.Entry
     assert type(entry.payload) is bytes
-    same = walspool.Entry(
-        lsn=3, term=1, timestamp_ms=1003, payload=payload(3), version=3, ownership_epoch=None
-    )
+    same = walspool.Entry(lsn=3, term=1, timestamp_ms=1003, payload=payload(3), version=3, ownership_epoch=None)
     assert same == entry
     assert hash(same) == hash(entry)
     assert entry != log.read_entries(3, 1)[0]
-    assert entry != "something else"
+    other: object = "something else"
+    assert entry != other
     assert repr(entry) == (
         f"Entry(lsn=3, term=1, timestamp_ms=1003, payload={payload(3)!r}, version=3, ownership_epoch=None)"
     )
     with pytest.raises(AttributeError):
-        entry.lsn = 4
+        entry.lsn = 4  # type: ignore[misc]
     with pytest.raises(walspool.RecordDecodeError):
         entry.change()
 
@@ -156,7 +157,7 @@ def test_arrow_stream_of_much_and_of_damage(core: ModuleType, tmp_path: Path) ->
         fill(log, 10)
         os.truncate(log.path, log.size_bytes - 20)
         broken = pyarrow.RecordBatchReader.from_stream(log.arrow_stream())
-        with pytest.raises((OSError, pyarrow.ArrowException), match="app.db.logical.wal.* damaged"):
+        with pytest.raises((OSError, pyarrow.ArrowException), match=r"app\.db\.logical\.wal.* damaged"):
             broken.read_all()
 
 
@@ -211,7 +212,7 @@ def test_seek_floor_offset(core: ModuleType, tmp_path: Path) -> None:
                 at = following
             offset += at
         assert len(checkpoints) > len(log.segments) > 2
-        for since in range(0, 1010):
+        for since in range(1010):
             expected = max((at for lsn, at in checkpoints if lsn <= since), default=0)
             assert log.seek_floor_offset(since) == expected
 
@@ -256,8 +257,7 @@ def test_no_read_passes_over_damage(log: Spool, name: str) -> None:
 def _read_all(log: Spool, name: str, seen: list[int]) -> None:
     call: Any = getattr(log, name)
     if name in ("entries", "tuples"):
-        for each in call():
-            seen.append(each[0] if name == "tuples" else each.lsn)
+        seen.extend(each[0] if name == "tuples" else each.lsn for each in call())
     elif name == "read_frames":
         while (batch := call(seen[-1] if seen else 0, 500)).records:
             seen += range(batch.first_lsn, batch.last_lsn + 1)

@@ -24,9 +24,9 @@ def data_path(core: ModuleType, tmp_path: Path) -> Path:
 
 def _same_but_lock(folder: Path, before: dict[str, bytes]) -> bool:
     now = contents(folder)
-    return all(now.get(name) == data for name, data in before.items() if not name.endswith(".lock")) and len(now) == len(
-        before
-    )
+    return all(now.get(name) == data for name, data in before.items() if not name.endswith(".lock")) and len(
+        now
+    ) == len(before)
 
 
 def test_nothing_to_repair(data_path: Path, tmp_path: Path) -> None:

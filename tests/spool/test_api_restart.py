@@ -93,9 +93,17 @@ def test_restart_where_the_old_log_is_broken(core: ModuleType, tmp_path: Path) -
 
 def test_positions_that_are_none(core: ModuleType, tmp_path: Path) -> None:
     before = _old_log(tmp_path)
-    for bad in (None, 7, (1, 2, 3), walspool.Position(-1, 1, 1), walspool.Position(1, 2**64, 1), walspool.Position(1, 1, "x")):  # type: ignore[arg-type]
+    wrong: list[Any] = [
+        None,
+        7,
+        (1, 2, 3),
+        walspool.Position(-1, 1, 1),
+        walspool.Position(1, 2**64, 1),
+        walspool.Position(1, 1, "x"),  # type: ignore[arg-type]
+    ]
+    for bad in wrong:
         with pytest.raises((TypeError, ValueError)):
-            Spool.restart_at(tmp_path / "app.db", bad)  # type: ignore[arg-type]
+            Spool.restart_at(tmp_path / "app.db", bad)
         assert contents(tmp_path) == before
     with pytest.raises(ValueError, match="recovery"):
         Spool.restart_at(tmp_path / "app.db", POSITION, recovery="no")

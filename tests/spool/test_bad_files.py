@@ -83,9 +83,10 @@ def test_spool_file_is_a_link_to_a_log(data_path: Path, tmp_path: Path) -> None:
 def test_another_file_of_the_log_is_odd(data_path: Path, name: str) -> None:
     active = walspool.LogicalWalSpool.path_for(data_path)
     path = active.with_name(active.name + name)
-    for make in (path.mkdir, lambda: os.mkfifo(path)):
+    makers: list[Callable[[Path], None]] = [Path.mkdir, os.mkfifo]
+    for make in makers:
         shutil.move(path, path.parent / "kept")
-        make()
+        make(path)
         with pytest.raises((OSError, walspool.SpoolCorrupt)) as caught:
             walspool.open(data_path)
         assert path.name in str(caught.value)

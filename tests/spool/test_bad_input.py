@@ -6,6 +6,7 @@ import asyncio
 import mmap
 from array import array
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,8 +35,14 @@ APPENDS_NEXT: dict[str, Callable[[Spool, Any], object]] = {
     "append_next_many": lambda log, data: log.append_next_many([data]),
     "aappend_next": lambda log, data: asyncio.run(log.aappend_next(data)),
 }
+
+
+def _at_4(call: Callable[[Spool, Any, Any], object], log: Spool, data: Any) -> object:
+    return call(log, 4, data)
+
+
 ALL_APPENDS: dict[str, Callable[[Spool, Any], object]] = {
-    **{name: (lambda log, data, call=call: call(log, 4, data)) for name, call in APPENDS.items()},
+    **{name: partial(_at_4, call) for name, call in APPENDS.items()},
     **APPENDS_NEXT,
 }
 #: Every call that takes an LSN to look for.

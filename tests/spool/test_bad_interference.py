@@ -14,7 +14,6 @@ import pytest
 import walspool
 from tests.spool.kit import Program, fill
 
-
 INTERRUPTED = """
 import os, signal, sys, walspool
 inside = False
@@ -122,10 +121,9 @@ def test_a_buffer_that_changes_during_the_call(core: ModuleType, tmp_path: Path)
             log.append_next_many([region, region])
             log.append_many([(log.current_lsn + 1, region)])
             asyncio.run(log.aappend_next(region))
-            try:
+            with pytest.raises(walspool.FrameCorrupt) as caught:
                 log.append_frames(region)
-            except walspool.FrameCorrupt as error:
-                assert error.offset == 0
+            assert caught.value.offset == 0
         changer.process.kill()
         assert log.verify().ok
         kept = list(log.tuples())
@@ -238,7 +236,8 @@ while log.segments[-1].bytes < 300:
     log.append_next(b"x" * 50)
 count = log.current_lsn
 os.chmod(".", 0o555)
-for call in (lambda: log.append_next(b"y"), lambda: log.append(count + 1, b"y"), lambda: log.append_many([(count + 1, b"y")])):
+many = [(count + 1, b"y")]
+for call in (lambda: log.append_next(b"y"), lambda: log.append(count + 1, b"y"), lambda: log.append_many(many)):
     try:
         call()
         print("appended")

@@ -19,6 +19,7 @@ __all__ = ["Feed", "lines_of", "open_input"]
 
 CHUNK = 1 << 20
 BATCH_BYTES = 4 << 20
+LOOK_AROUND_S = 0.5
 LINE_LIMIT = 256 << 20
 NUMBERED = re.compile(rb"([0-9]{1,20})\t")
 
@@ -63,14 +64,20 @@ def lines_of(source: int) -> Iterator[list[bytes]]:
 def _read_available(source: int, pending: bytearray) -> bool:
     """Wait for some bytes, then take what else is there without waiting; whether more may come."""
     taken = 0
+    while not _ready(source, LOOK_AROUND_S):
+        pass  # a Ctrl-C that came just before the wait is raised between two of them
     while True:
         chunk = os.read(source, CHUNK)
         if not chunk:
             return False
         pending += chunk
         taken += len(chunk)
-        if taken >= BATCH_BYTES or not select.select([source], [], [], 0)[0]:
+        if taken >= BATCH_BYTES or not _ready(source, 0):
             return True
+
+
+def _ready(source: int, seconds: float) -> bool:
+    return bool(select.select([source], [], [], seconds)[0])
 
 
 class Feed:

@@ -128,8 +128,8 @@ class SpoolFiles:
             names = os.listdir(self.directory)
         except FileNotFoundError:
             return []
-        found = ((pattern.fullmatch(each), self.directory / each) for each in names)
-        return sorted(((match, path) for match, path in found if match), key=lambda pair: pair[1].name)
+        found = [match for each in sorted(names) if (match := pattern.fullmatch(each))]
+        return [(match, self.directory / match.string) for match in found]
 
     def list_sealed(self) -> list[Path]:
         """The sealed segments there are, oldest first."""

@@ -45,10 +45,13 @@ class _LoopEnd:
 
 
 class Flusher:
-    """Takes appends from any number of event loops. ``append_each`` appends items and answers for each."""
+    """Takes appends from any number of event loops. ``append_each`` appends items and answers for each.
+
+    It is a method of the spool and held weakly: the thread must not keep alive a spool that everybody else forgot.
+    """
 
     def __init__(self, append_each: Callable[[list[AppendItem]], list[_Result]], path: object) -> None:
-        self._append_each = append_each
+        self._append_each = weakref.WeakMethod(append_each)
         self._path = path
         self._ends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopEnd] = weakref.WeakKeyDictionary()
         self._waiting: deque[tuple[_LoopEnd, asyncio.Future[int], AppendItem]] = deque()
@@ -100,7 +103,7 @@ class Flusher:
             return
         results: list[_Result]
         try:
-            results = self._append_each([item for _, _, item in taken])
+            results = self._answers([item for _, _, item in taken])
         except BaseException as error:  # every waiting task must hear of it, whatever it is
             results = [error] * len(taken)
         ends = set()
@@ -110,6 +113,12 @@ class Flusher:
         for end in ends:
             end.bell.ring()
 
+    def _answers(self, items: list[AppendItem]) -> list[_Result]:
+        append_each = self._append_each()
+        if append_each is None:
+            raise SpoolClosed(path=self._path)
+        return append_each(items)
+
     def close(self) -> None:
         """Finish what was handed over, then end the thread."""
         self._stop = True
@@ -117,6 +126,11 @@ class Flusher:
         if self._thread is not None:
             self._thread.join()
         self._flush()
+
+    def forget(self) -> None:
+        """End the thread of a spool that was never closed, without waiting for it."""
+        self._stop = True
+        self._wake.release()
 
     def abandon(self) -> None:
         """In a forked child the thread does not exist: refuse, touch nothing."""

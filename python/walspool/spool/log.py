@@ -49,8 +49,8 @@ class LogicalWalSpool(WritableLog):
         super().__init__(files.active)
         self._closed = True
         self._lock: WriterLock | None = None
-        self._writer: WriterSegments | None = None
-        self._reader: ReaderSegments | None = None
+        #: The segments, let go of by ``close``.
+        self._opened: WriterSegments | ReaderSegments | None = None
         self._close_lock = threading.Lock()
         self._closing = Bell()
         self._recovery: RecoveryReport
@@ -140,13 +140,13 @@ class LogicalWalSpool(WritableLog):
             self._lock.release()
             raise
         self._recovery = done.report
-        self._writer = WriterSegments(files, done.state, done.sealed, done.active, appender, segment_bytes)
+        self._opened = WriterSegments(files, done.state, done.sealed, done.active, appender, segment_bytes)
 
     def _open_reader(self, files: SpoolFiles, strict: bool) -> None:
         started = time.monotonic()
-        self._reader = ReaderSegments(files, strict=strict)
-        found = self._reader.found
-        self._recovery = report_of(found, self._reader.snapshot(), 0, None, started)
+        reader = ReaderSegments(files, strict=strict)
+        self._opened = reader
+        self._recovery = report_of(reader.found, reader.snapshot(), 0, None, started)
 
     @property
     def recovery(self) -> RecoveryReport:
@@ -158,18 +158,15 @@ class LogicalWalSpool(WritableLog):
     @property
     def durable_lsn(self) -> int:
         """The highest LSN that readers see and that survives a crash; at least the LSN floor."""
-        if self._closed:
-            raise SpoolClosed(path=self._path)
-        if self._writer is not None:
-            return self._writer.appender.durable_lsn
-        assert self._reader is not None
-        return self._reader.durable_lsn
+        source = self._source()
+        return source.appender.durable_lsn if isinstance(source, WriterSegments) else source.durable_lsn
 
     def wait_for_lsn_after(self, since_lsn: int, timeout: float | None) -> bool:
         """Wait until the log is past ``since_lsn``: True, or False after ``timeout`` seconds. Decodes nothing."""
         check_u64("since_lsn", since_lsn)
-        if self._writer is not None and not self._closed:
-            return self._writer.appender.wait_lsn(since_lsn, timeout)
+        source = self._source()
+        if isinstance(source, WriterSegments):
+            return source.appender.wait_lsn(since_lsn, timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         if self.durable_lsn > since_lsn:
             return True
@@ -183,21 +180,19 @@ class LogicalWalSpool(WritableLog):
 
     def wakeup(self) -> following.Wakeup:
         """A descriptor that becomes readable when more is durable."""
-        if self._closed:
-            raise SpoolClosed(path=self._path)
-        if self._writer is not None:
-            return _Listener(self._writer.appender)
+        source = self._source()
+        if isinstance(source, WriterSegments):
+            return _Listener(source.appender)
         return MarkWatch(SpoolFiles(self._path), self._closing)
 
     def stats(self) -> SpoolStats:
         """Counters since the open."""
-        if self._closed:
-            raise SpoolClosed(path=self._path)
+        source = self._source()
         numbers: dict[str, Any] = {}
         rotations = 0
-        if self._writer is not None:
-            numbers = dict(self._writer.appender.stats())
-            rotations = self._writer.rotations
+        if isinstance(source, WriterSegments):
+            numbers = dict(source.appender.stats())
+            rotations = source.rotations
         empty = (0,) * 32
         return SpoolStats(
             appends=numbers.get("appends", 0),
@@ -233,8 +228,9 @@ class LogicalWalSpool(WritableLog):
             finally:
                 self._closed = True
                 try:
-                    if self._writer is not None:
-                        self._writer.appender.close()
+                    source, self._opened = self._opened, None
+                    if isinstance(source, WriterSegments):
+                        source.appender.close()
                 finally:
                     if self._lock is not None:
                         self._lock.release()
@@ -247,8 +243,8 @@ class LogicalWalSpool(WritableLog):
     def _abandon(self) -> None:
         self._closed = True
         self._flusher.abandon()
-        if self._writer is not None:
-            self._writer.appender.abandon()
+        if isinstance(self._opened, WriterSegments):
+            self._opened.appender.abandon()
         if self._lock is not None:
             self._lock.release()
 
@@ -271,28 +267,29 @@ class LogicalWalSpool(WritableLog):
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             warnings.warn(f"unclosed spool {self._path}", ResourceWarning, source=self, stacklevel=2)
+            self._flusher.forget()
             self._abandon()
 
     def __repr__(self) -> str:
-        mode = "closed" if self._closed else "writer" if self._writer is not None else "read-only"
+        mode = "closed" if self._closed else "writer" if isinstance(self._opened, WriterSegments) else "read-only"
         return f"<LogicalWalSpool {str(self._path)!r} {mode}>"
 
     # -- the parts ----------------------------------------------------------------------------------------------
 
     def _segments(self, call: str) -> WriterSegments:
-        if self._closed:
-            raise SpoolClosed(path=self._path)
-        if self._writer is None:
+        source = self._source()
+        if not isinstance(source, WriterSegments):
             raise SpoolReadOnly(path=self._path, call=call)
-        return self._writer
+        return source
 
     def _snapshot(self) -> Snapshot:
-        if self._closed:
+        return self._source().snapshot()
+
+    def _source(self) -> WriterSegments | ReaderSegments:
+        source = self._opened
+        if self._closed or source is None:
             raise SpoolClosed(path=self._path)
-        if self._writer is not None:
-            return self._writer.snapshot()
-        assert self._reader is not None
-        return self._reader.snapshot()
+        return source
 
 
 class _Listener:
