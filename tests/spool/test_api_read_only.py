@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ Spool = walspool.LogicalWalSpool
 WRITES: dict[str, Callable[[Spool], object]] = {
     "append": lambda log: log.append(99, b"x"),
     "append_next": lambda log: log.append_next(b"x"),
+    "aappend": lambda log: asyncio.run(log.aappend(99, b"x")),
+    "aappend_next": lambda log: asyncio.run(log.aappend_next(b"x")),
     "append_many": lambda log: log.append_many([(99, b"x")]),
     "append_next_many": lambda log: log.append_next_many([b"x"]),
     "append_frames": lambda log: log.append_frames(b""),

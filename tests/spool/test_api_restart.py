@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import walspool
-from tests.spool.kit import contents, fill, holds, payload
+from tests.spool.kit import PATIENCE_S, contents, fill, holds, payload
 from walspool.spool import files as fs
 
 Spool = walspool.LogicalWalSpool
@@ -70,6 +71,29 @@ def test_one_generation_is_kept(core: ModuleType, tmp_path: Path) -> None:
     aside = {name: data for name, data in contents(tmp_path).items() if name.endswith(".aside")}
     assert set(aside) == {"app.db.logical.wal.aside", "app.db.logical.wal.mark.aside"}
     assert aside["app.db.logical.wal.aside"] == second
+
+
+def test_readers_notice(core: ModuleType, tmp_path: Path) -> None:
+    """The mark is another file then, which whoever waits for the old one must find out."""
+    _old_log(tmp_path)
+    outcome: list[object] = []
+    with walspool.open(tmp_path / "app.db", read_only=True) as reader:
+        following = reader.follow(0)
+        assert [next(following).lsn for _ in range(40)] == list(range(1, 41))
+
+        def wait() -> None:
+            outcome.append(reader.wait_for_lsn_after(1000, PATIENCE_S))
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        with Spool.restart_at(tmp_path / "app.db", POSITION) as log:
+            fill(log, 1)
+            thread.join(PATIENCE_S)
+            assert outcome == [True]
+            assert holds(reader, 1001, 1001)
+            with pytest.raises(walspool.LsnPruned) as caught:
+                next(following)
+            assert (caught.value.lsn, caught.value.pruned_through) == (40, 1000)
 
 
 def test_restart_from_nothing(core: ModuleType, tmp_path: Path) -> None:

@@ -168,6 +168,40 @@ def test_everybody_at_once(core: ModuleType, tmp_path: Path) -> None:
         assert list(log.tuples()) == kept
 
 
+def test_one_file_that_is_pruned_all_the_time(core: ModuleType, tmp_path: Path) -> None:
+    """Its rewriting under its own name loses nothing that is appended meanwhile, and readers do not notice."""
+    done = threading.Event()
+    given: list[int] = []
+
+    def append() -> None:
+        given.extend(log.append_next(b"record") for _ in range(60))
+
+    def follow() -> None:
+        last = 0
+        with walspool.open(tmp_path / "app.db", read_only=True) as reader:
+            while last < 8 * 60:
+                for lsn, data in reader.tuples(last):
+                    assert (lsn, data) == (last + 1, b"record") or lsn <= reader.pruned_through + 1
+                    last = lsn
+                reader.wait_for_lsn_after(last, PATIENCE_S if last < 8 * 60 else 0)
+
+    with walspool.open(tmp_path / "app.db", segment_bytes=None) as log:
+        writers, others = _Crew(), _Crew()
+        others.start(follow)
+        for _ in range(8):
+            writers.start(append)
+        others.start(_prune, log, [1 << 60], done)
+        writers.join()
+        done.set()
+        others.join()
+        assert sorted(given) == list(range(1, 481))
+        assert [lsn for lsn, _ in log.tuples()] == list(range(log.pruned_through + 1, 481))
+        assert log.stats().prunes > 0
+        assert log.verify().ok
+    with walspool.open(tmp_path / "app.db", recovery="strict") as log:
+        assert log.record_count == 480 - log.pruned_through
+
+
 def test_lists_stay_together(core: ModuleType, tmp_path: Path) -> None:
     """A call of several batches gives LSNs in a row, whoever else appends meanwhile."""
     ranges: list[range] = []

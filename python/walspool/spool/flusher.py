@@ -76,6 +76,8 @@ class Flusher:
         if self._asleep:
             self._asleep = False
             self._wake.release()
+        if self._stop:
+            self._flush()  # ``close`` came in between, and has nobody left to take this
         return future
 
     def _start(self) -> None:
