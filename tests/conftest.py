@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 CORES = {"rust": "walspool._native", "python": "walspool.core.pure"}
 #: With a wish in the environment only that core is tested, as where the extension is absent.
 TESTED = [os.environ["WALSPOOL_CORE"]] if os.environ.get("WALSPOOL_CORE") else list(CORES)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put temporary folders into memory where there is room: thousands of small logs, each synced, wear a disk."""
+    memory = Path("/dev/shm")
+    if config.option.basetemp is None and memory.is_dir() and shutil.disk_usage(memory).free > 4 << 30:
+        config.option.basetemp = tempfile.mkdtemp(prefix="walspool-tests-", dir=memory)
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 

@@ -45,11 +45,12 @@ DIRECTION: list[tuple[str, str]] = [
         "spool.recovery",
         "core errors spool.files spool.inspection spool.lock spool.reports spool.segments spool.state",
     ),
+    ("spool.restart", "errors records spool.files spool.lock spool.state"),
     (
         "spool.repair",
-        "core errors spool.files spool.inspection spool.lock spool.recovery spool.reports spool.segments spool.state",
+        "core errors spool.files spool.inspection spool.lock spool.recovery spool.reports spool.restart spool.segments "
+        "spool.state",
     ),
-    ("spool.restart", "errors records spool.files spool.lock spool.state"),
     ("spool.verify", "core errors spool.files spool.reports spool.segments spool.state"),
     ("spool.prune", "core records spool.files spool.reports spool.segments spool.state"),
     ("spool.flusher", "errors spool.bell"),

@@ -74,26 +74,31 @@ def test_one_generation_is_kept(core: ModuleType, tmp_path: Path) -> None:
 
 
 def test_readers_notice(core: ModuleType, tmp_path: Path) -> None:
-    """The mark is another file then, which whoever waits for the old one must find out."""
+    """It is another log, in other files; whoever reads or waits for the old one is told so."""
     _old_log(tmp_path)
-    outcome: list[object] = []
+    outcome: list[BaseException] = []
     with walspool.open(tmp_path / "app.db", read_only=True) as reader:
         following = reader.follow(0)
         assert [next(following).lsn for _ in range(40)] == list(range(1, 41))
 
         def wait() -> None:
-            outcome.append(reader.wait_for_lsn_after(1000, PATIENCE_S))
+            try:
+                reader.wait_for_lsn_after(40, PATIENCE_S)
+            except walspool.RebootstrapRequired as error:
+                outcome.append(error)
 
         thread = threading.Thread(target=wait)
         thread.start()
         with Spool.restart_at(tmp_path / "app.db", POSITION) as log:
             fill(log, 1)
             thread.join(PATIENCE_S)
-            assert outcome == [True]
-            assert holds(reader, 1001, 1001)
-            with pytest.raises(walspool.LsnPruned) as caught:
-                next(following)
-            assert (caught.value.lsn, caught.value.pruned_through) == (40, 1000)
+            assert [type(each) for each in outcome] == [walspool.RebootstrapRequired]
+            assert "open it again" in str(outcome[0])
+            for call in (lambda: next(following), lambda: reader.read_since(0), lambda: reader.current_lsn):
+                with pytest.raises(walspool.RebootstrapRequired):
+                    call()
+            with walspool.open(tmp_path / "app.db", read_only=True) as fresh:
+                assert holds(fresh, 1001, 1001)
 
 
 def test_restart_from_nothing(core: ModuleType, tmp_path: Path) -> None:

@@ -11,9 +11,8 @@ from walspool.core import Entry
 
 __all__ = ["Followable", "Wakeup", "afollow", "await_lsn_after", "follow", "remaining"]
 
-#: How much an asyncio follower reads between two looks at the loop.
-_CHUNK_RECORDS = 512
-_CHUNK_BYTES = 1 << 20
+#: After so many records an asyncio follower lets the loop have a look.
+_LOOP_EVERY = 512
 
 
 class Wakeup(Protocol):
@@ -109,14 +108,14 @@ async def afollow(log: Followable, since_lsn: int) -> AsyncIterator[Entry]:
     with _LoopWaiter(log.wakeup()) as waiter:
         while True:
             waiter.clear()
-            some = log.some_after(last, _CHUNK_RECORDS, _CHUNK_BYTES)
-            for entry in some:
+            start = last
+            for number, entry in enumerate(log.entries_after(start), 1):
                 last = max(last, entry.lsn)
                 yield entry
-            if not some:
+                if number % _LOOP_EVERY == 0:
+                    await asyncio.sleep(0)
+            if last == start:
                 await waiter.wait()
-            else:
-                await asyncio.sleep(0)
 
 
 async def await_lsn_after(log: Followable, since_lsn: int) -> bool:

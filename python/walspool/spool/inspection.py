@@ -130,6 +130,8 @@ def inspect(files: SpoolFiles, *, write: bool, thorough: bool = False) -> Inspec
     ``thorough`` reads sealed segments that have a sidecar, too.
     """
     state, mark = identity(files, mark_tries=1 if write else READER_MARK_TRIES)
+    if not write and state is not None and state.restart is not None:
+        return Inspection(files, state.restarted(), False, None)  # what is still there is on its way out
     found = Inspection(files, state or State(new_spool_id()), state is None, mark)
     _look_at_sealed(found, write=write, thorough=thorough)
     _look_at_active(found, write=write)
@@ -159,6 +161,8 @@ def _look_at_sealed(found: Inspection, *, write: bool, thorough: bool) -> None:
             report = core.scan_file(file, path, base_lsn=highest)
             found.scanned_bytes += report.file_bytes
         expected = beside[0].highest_lsn if beside is not None and beside[0].records else 0
+        if expected > report.highest_lsn and found.state.is_lost(report.highest_lsn + 1, expected):
+            expected = 0  # a sidecar from before a cut that is known
         each = Sealed(Segment(path, file, report), beside[1] if beside else None, expected, trusted, size)
         gone = report.highest_lsn if report.records else 0
         if not each.damaged and gone <= pruned:

@@ -226,15 +226,22 @@ class LogicalWalSpool(WritableLog):
             try:
                 self._flusher.close()
             finally:
-                self._closed = True
                 try:
-                    source, self._opened = self._opened, None
-                    if isinstance(source, WriterSegments):
-                        source.appender.close()
+                    self._let_go()
                 finally:
                     if self._lock is not None:
                         self._lock.release()
                     self._closing.ring()
+
+    def _let_go(self) -> None:
+        source = self._opened
+        if not isinstance(source, WriterSegments):
+            self._closed, self._opened = True, None
+            return
+        # a prune or a rotation under way goes on to its end first: it changes files that the lock guards
+        with self._prune_lock, source.rotate_lock:
+            self._closed, self._opened = True, None
+            source.close()
 
     async def aclose(self) -> None:
         """``close`` for asyncio."""

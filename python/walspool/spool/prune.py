@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import replace
@@ -17,19 +18,13 @@ __all__ = ["prune_through"]
 
 def prune_through(segments: WriterSegments, lsn: int) -> PruneReport:
     """Drop every record at or below ``lsn``; for one caller at a time."""
-    before = segments.snapshot()
-    records, boundary = _count(before, lsn)
-    size = _size(before)
-    segments.appender.raise_floor(lsn)
-    state = segments.state
-    if lsn > state.pruned_through:
-        segments.change_state(
-            pruned_through=lsn,
-            lsn_floor=max(state.lsn_floor, lsn),
-            term=max(state.term, segments.appender.current_term),
-            boundary=boundary or state.boundary,
-            holes=tuple((max(low, lsn + 1), high) for low, high in state.holes if high > lsn),
-        )
+    # beyond the end, an append must not slip in between what is counted and the new floor
+    beyond = lsn > segments.appender.durable_lsn
+    with segments.paused() if beyond else contextlib.nullcontext():
+        before = segments.snapshot()
+        size = _size(before)
+        records, boundary = _count(before, lsn)
+        _settle(segments, lsn, boundary or segments.state.boundary)
     removed = _unlink_whole(segments)
     try:
         removed += _free_boundary(segments)
@@ -38,6 +33,22 @@ def prune_through(segments: WriterSegments, lsn: int) -> PruneReport:
             raise
     freed = max(size - _size(segments.snapshot()), 0)
     return PruneReport(records=records, bytes_freed=freed, segments_removed=removed)
+
+
+def _settle(segments: WriterSegments, lsn: int, boundary: Position | None) -> None:
+    """Make the prune durable: from here on the records through ``lsn`` are gone for every reader."""
+    state = segments.state
+    if lsn > state.pruned_through:
+        known = boundary.lsn if boundary is not None else 0
+        lost_behind = any(low <= lsn and min(high, lsn) > known for low, high in state.holes)
+        segments.change_state(
+            pruned_through=lsn,
+            lsn_floor=max(state.lsn_floor, lsn),
+            term=max(state.term, segments.appender.current_term),
+            boundary=None if lost_behind else boundary,  # the last record that was pruned is then not known
+            holes=tuple((max(low, lsn + 1), high) for low, high in state.holes if high > lsn),
+        )
+    segments.appender.raise_floor(lsn)
 
 
 def _count(before: Snapshot, lsn: int) -> tuple[int, Position | None]:
@@ -110,6 +121,9 @@ def _rewrite_sealed(segments: WriterSegments, old: Segment) -> None:
         reader = old.reader(segments.state.pruned_through)
         report = core.copy_frames(reader, file, target, stamp_ms=_now_ms())
         fs.sync_file(file.fileno(), target)
+        # an old sidecar might fit the new file by its size and last checksum
+        if fs.unlink(segments.files.sidecar(old.path)):
+            fs.sync_directory(segments.files.directory)
         with segments.rotate_lock:
             fs.rename(target, old.path)
             fresh = Segment(old.path, file, report)

@@ -122,7 +122,8 @@ class ReadableLog:
         """
         found: list[tuple[int, bytes]] = []
         limit = _count("max_count", max_count)
-        for reader in self._readers(since_lsn) if limit != 0 else ():
+        readers = self._readers(since_lsn)
+        for reader in readers if limit != 0 else ():
             found += reader.read_tuples(None if limit is None else limit - len(found), reencode=True)
             if len(found) == limit:
                 break  # before the next reader is asked for: there may be a hole behind this one
@@ -138,7 +139,8 @@ class ReadableLog:
         """
         found: list[core.Entry] = []
         limit, room = _count("max_count", max_count), _count("max_bytes", max_bytes)
-        for reader in self._readers(since_lsn) if limit != 0 else ():
+        readers = self._readers(since_lsn)
+        for reader in readers if limit != 0 else ():
             found += reader.read_entries(None if limit is None else limit - len(found), room)
             if len(found) == limit or (room is not None and found):
                 break

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from walspool import core
+from walspool.errors import SpoolCorrupt
 from walspool.spool import files as fs
 from walspool.spool.files import SpoolFiles
 from walspool.spool.inspection import Inspection, inspect
@@ -43,6 +44,9 @@ def recover(files: SpoolFiles, lock: WriterLock, *, strict: bool, thorough: bool
     found = inspect(files, write=True, thorough=thorough)
     if strict:
         found.raise_if_corrupt()
+    fs.sync_directory(
+        files.directory
+    )  # an entry that was found may not be durable yet, and everything below relies on it
     saved = _save_what_is_cut(found)
     state = _settle_state(found)
     lock.sign(state.spool_id)
@@ -98,14 +102,12 @@ def save_cut(files: SpoolFiles, segment: Segment, end: int) -> Path:
             break
         crc, offset = core.crc32(part, crc), offset + len(part)
     target = files.quarantine(start, crc)
+    fd = fs.create(target, exclusive=False)
     try:
-        if os.stat(target).st_size == offset - start:
-            return target
-    except FileNotFoundError:
-        pass
-    fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        written = 0
+        written = offset - start if _holds(fd, target, offset - start, crc) else 0
+        if not written:
+            with fs.names_path(target):
+                os.ftruncate(fd, 0)
         while start + written < offset:
             part = fs.pread_exactly(source, min(fs.CHUNK, offset - start - written), start + written, segment.path)
             fs.pwrite_all(fd, part, written, target)
@@ -115,6 +117,16 @@ def save_cut(files: SpoolFiles, segment: Segment, end: int) -> Path:
         os.close(fd)
     fs.sync_directory(files.directory)
     return target
+
+
+def _holds(fd: int, path: Path, length: int, crc: int) -> bool:
+    """Whether a file is a complete copy: a crash may have left one of the right size, without the bytes."""
+    if os.fstat(fd).st_size != length:
+        return False
+    found = offset = 0
+    while part := fs.pread_exactly(fd, fs.CHUNK, offset, path):
+        found, offset = core.crc32(part, found), offset + len(part)
+    return found == crc
 
 
 def settled_state(found: Inspection) -> State:
@@ -194,8 +206,6 @@ def _mend_active(found: Inspection, state: State) -> tuple[Segment, int]:
             os.ftruncate(segment.file.fileno(), known.valid_bytes)
     if cut or found.mark is None or known.marked_bytes < known.valid_bytes:
         fs.sync_file(segment.file.fileno(), segment.path)
-    if found.state_is_new:
-        fs.sync_directory(files.directory)
     return segment, cut
 
 
@@ -204,6 +214,8 @@ def _write_again(segment: Segment, offset: int) -> None:
     end = segment.report.valid_bytes
     while offset < end:
         part = fs.pread_exactly(segment.file.fileno(), min(fs.CHUNK, end - offset), offset, segment.path)
+        if not part:
+            raise SpoolCorrupt(path=segment.path, reason="it was shortened while it was opened", offset=offset)
         fs.pwrite_all(segment.file.fileno(), part, offset, segment.path)
         offset += len(part)
 

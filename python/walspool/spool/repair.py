@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ from walspool.spool.inspection import Inspection, inspect
 from walspool.spool.lock import WriterLock, read_lock_file
 from walspool.spool.recovery import Recovered, recover, report_of, settled_state
 from walspool.spool.reports import RepairReport
+from walspool.spool.restart import finish_restart
 from walspool.spool.segments import Segment, Snapshot, open_file
 from walspool.spool.state import Mark, State, create_mark, load_mark, load_state, new_spool_id, save_state
 
@@ -21,11 +23,16 @@ __all__ = ["repair"]
 
 def repair(files: SpoolFiles, *, dry_run: bool, lsn_floor: int | None) -> RepairReport:
     """Bring a spool back to where an ordinary open works, cutting what is damaged, and say what that took."""
+    if not any(os.path.lexists(each) for each in (files.active, files.state, files.mark)) and not files.list_sealed():
+        raise FileNotFoundError(errno.ENOENT, "there is no log here", str(files.active))
     if dry_run:
         return _plan(files, lsn_floor)
     lock = WriterLock(files.lock)
     try:
         actions: list[str] = []
+        if (under_way := _restart_under_way(files)) is not None:
+            finish_restart(files, lock)
+            actions.append(f"The restart behind LSN {under_way} is carried through.")
         if _state_problem(files) is not None:
             state = _rebuilt_state(files)
             save_state(files, state)
@@ -45,6 +52,8 @@ def repair(files: SpoolFiles, *, dry_run: bool, lsn_floor: int | None) -> Repair
 
 def _plan(files: SpoolFiles, lsn_floor: int | None) -> RepairReport:
     actions: list[str] = []
+    if (under_way := _restart_under_way(files)) is not None:
+        return RepairReport(True, (f"The restart behind LSN {under_way} is carried through.",), under_way, None)
     if _state_problem(files) is not None:
         state = _rebuilt_state(files)
         actions.append(_rebuilt_words(files, state) + " The rest is looked at once that is done.")
@@ -71,6 +80,14 @@ def _view(files: SpoolFiles, found: Inspection) -> Snapshot:
     return Snapshot(tuple(each.segment for each in found.sealed), active, found.state)
 
 
+def _restart_under_way(files: SpoolFiles) -> int | None:
+    try:
+        state = load_state(files)
+    except SpoolCorrupt:
+        return None
+    return None if state is None or state.restart is None else state.restart.lsn
+
+
 def _state_problem(files: SpoolFiles) -> str | None:
     """Why the state file can't be used, ``None`` where it can, or where a fresh spool has none."""
     try:
@@ -89,7 +106,7 @@ def _rebuilt_state(files: SpoolFiles) -> State:
     """A state from what else there is: the segments, their sidecars, the mark, and what was saved before a cut."""
     mark, _ = load_mark(files.mark)
     owners = [mark.spool_id] if mark is not None else []
-    highest, term, sealed_through = mark.lsn if mark is not None else 0, 1, 0
+    highest, term, sealed_through = 0, 1, 0  # not the mark's LSN: what is missing below it is still to be found
     oldest: int | None = None
     prev: int | None = None
     for path in files.list_sealed():

@@ -51,20 +51,7 @@ def finish_restart(files: SpoolFiles, lock: WriterLock) -> None:
         os.rename(path, files.aside(path))
     fs.sync_directory(files.directory)
     lock.sign(state.spool_id)
-    position = state.restart
-    boundary = position if position.lsn else None
-    save_state(
-        files,
-        State(
-            state.spool_id,
-            lsn_floor=position.lsn,
-            term=max(position.term, 1),
-            pruned_through=position.lsn,
-            boundary=boundary,
-            sealed_through=position.lsn,
-            extra=state.extra,
-        ),
-    )
+    save_state(files, state.restarted())
 
 
 def _of_the_log(files: SpoolFiles) -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from walspool import core
-from walspool.errors import SpoolCorrupt
+from walspool.errors import SpoolClosed, SpoolCorrupt, SpoolPoisoned
 from walspool.records import Position
 from walspool.spool import files as fs
 from walspool.spool.files import SpoolFiles
@@ -210,6 +210,8 @@ class WriterSegments:
         self._sealed = sealed
         self._active = active
         self._sealing: core.ScanReport | None = None
+        self._closed = False
+        self._sync_failure: str | None = None
 
     @property
     def state(self) -> State:
@@ -248,6 +250,24 @@ class WriterSegments:
         """The sealed segments, oldest first."""
         return self._sealed
 
+    def close(self) -> None:
+        """Close the appender; for whoever holds ``rotate_lock``. No rotation goes on afterwards."""
+        self._closed = True
+        self.appender.close()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is appended, and nothing in flight, within."""
+        with self.rotate_lock:
+            if self._sealing is not None:
+                yield
+                return
+            self.appender.seal()
+            try:
+                yield
+            finally:
+                self.appender.unseal()
+
     def rotate(self, *, force: bool = False) -> None:
         """Seal the active segment if it is full (or holds anything, with ``force``) and start the next.
 
@@ -257,6 +277,10 @@ class WriterSegments:
 
     def _rotate(self, force: bool) -> None:
         with self.rotate_lock:
+            if self._closed:
+                raise SpoolClosed(path=self.files.active)
+            if self._sync_failure is not None:
+                raise SpoolPoisoned(path=self.files.active, reason=self._sync_failure)
             if self._sealing is None:
                 known = self.appender.summary()
                 full = self.segment_bytes is not None and known.valid_bytes >= self.segment_bytes
@@ -273,14 +297,24 @@ class WriterSegments:
         target = self.files.sealed(report.first_lsn)
         self.change_state(sealed_through=max(self._state.sealed_through, report.highest_lsn))
         if self._active.path != target:
+            if os.path.lexists(target):
+                raise SpoolCorrupt(path=target, reason="another segment with the same first LSN is there already")
             os.rename(self._active.path, target)
             with self._view_lock:
                 self._active = replace(self._active, path=target)
-        fs.sync_directory(self.files.directory)
+        self._sync_directory()
         fresh = core.File(fs.create(self.files.active, exclusive=False), self.files.active)
-        fs.sync_directory(self.files.directory)
+        self._sync_directory()
         before = self._sealed[-1].report.highest_lsn if self._sealed else self._state.pruned_through
         write_sidecar(self.files, self._state.spool_id, target, before, report)
         empty = core.scan_file(fresh, self.files.active, base_lsn=report.highest_lsn)
         sealed = Segment(target, self._active.file, report)
         self.swap_active(Segment(self.files.active, fresh, empty), (*self._sealed, sealed))
+
+    def _sync_directory(self) -> None:
+        try:
+            fs.sync_directory(self.files.directory)
+        except OSError as error:
+            # what a failed sync leaves is not known, and a later one that succeeds proves nothing
+            self._sync_failure = f"sync failed: {error.strerror}"
+            raise

@@ -85,6 +85,21 @@ class State:
         """Whether the whole range is known to be lost."""
         return any(low <= first and last <= high for low, high in self.holes)
 
+    def restarted(self) -> State:
+        """This state once the restart that is under way is done; the same where there is none."""
+        position = self.restart
+        if position is None:
+            return self
+        return State(
+            self.spool_id,
+            lsn_floor=position.lsn,
+            term=max(position.term, 1),
+            pruned_through=position.lsn,
+            boundary=position if position.lsn else None,
+            sealed_through=position.lsn,
+            extra=self.extra,
+        )
+
     def encode(self) -> bytes:
         """The file's content, laid out in docs/format.md."""
         body = dict(self.extra)

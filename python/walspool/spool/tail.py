@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from walspool import core
-from walspool.errors import SpoolCorrupt
+from walspool.errors import RebootstrapRequired, SpoolCorrupt
 from walspool.spool.bell import Bell
 from walspool.spool.files import SpoolFiles
 from walspool.spool.inspection import READER_MARK_TRIES, Inspection, inspect
@@ -37,6 +37,7 @@ class ReaderSegments:
     def __init__(self, files: SpoolFiles, *, strict: bool) -> None:
         self.files = files
         self._lock = threading.Lock()
+        self._spool_id: bytes | None = None
         if not any(os.path.lexists(each) for each in (files.active, files.state)):
             raise FileNotFoundError(errno.ENOENT, "there is no log here", str(files.active))
         self.found = self._look()
@@ -55,6 +56,7 @@ class ReaderSegments:
         """An inspection during which no segment came, went, or changed its name."""
         for _ in range(_TRIES):
             before = self._names()
+            self._looked_at = self._stamp()
             try:
                 found = inspect(self.files, write=False)
             except FileNotFoundError:
@@ -76,6 +78,8 @@ class ReaderSegments:
 
     def _take(self, found: Inspection) -> None:
         state = found.state
+        if self._spool_id not in (None, state.spool_id):
+            raise RebootstrapRequired(path=self.files.active, cause="it was started anew; open it again")
         for first, last in found.lost:
             state = state.with_hole(first, last)
         active = found.active
@@ -84,11 +88,14 @@ class ReaderSegments:
             empty = core.scan_file(null, self.files.active, base_lsn=found.highest_sealed())
             active = Segment(self.files.active, null, empty)
         highest = active.report.highest_lsn
-        if found.verdict == "corrupt" and found.mark is not None and found.mark.lsn > max(highest, state.lsn_floor):
+        proven = active.report.behind_highest_lsn if active.report.behind_frames else 0
+        last = max(proven, found.mark.lsn if found.mark is not None else 0)
+        if found.verdict == "corrupt" and last > max(highest, state.lsn_floor):
             # within the durable part, so reads that get there must fail
-            state = state.with_hole(highest + 1, found.mark.lsn)
+            state = state.with_hole(highest + 1, last)
         self._inode = os.fstat(active.file.fileno()).st_ino
-        self._state_stamp = self._stamp()
+        self._spool_id = None if found.state_is_new else state.spool_id
+        self._state_stamp = self._looked_at
         self._mark = found.mark
         self._view = Snapshot(tuple(each.segment for each in found.sealed), active, state)
 

@@ -158,6 +158,7 @@ class WritableLog(ReadableLog):
 
     def _prune(self, segments: WriterSegments, lsn: int) -> PruneReport:
         with self._prune_lock:
+            self._segments("prune_through")  # it may have been closed meanwhile
             report = prune_through(segments, lsn)
             self._prunes += 1
         return report
