@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import struct
 import threading
+import zlib
 from pathlib import Path
 from types import ModuleType
 
@@ -39,7 +43,12 @@ def test_close_waits_for_a_rotation(core: ModuleType, tmp_path: Path, monkeypatc
         real(source, target)
 
     monkeypatch.setattr(os, "rename", rename)
-    appending = threading.Thread(target=lambda: spool.append(2, bytes(40)))
+
+    def append() -> None:
+        with contextlib.suppress(walspool.SpoolClosed):  # closed before its turn, or not
+            spool.append(2, bytes(40))
+
+    appending = threading.Thread(target=append)
     appending.start()
     assert reached.wait(60)
     closing = threading.Thread(target=spool.close)
@@ -212,3 +221,47 @@ def test_a_known_hole_is_no_damage_when_its_old_sidecar_is_back(core: ModuleType
     state = load_state(files)
     assert state is not None
     assert state.holes == ((4, 4),)
+
+
+@pytest.mark.parametrize("segment_bytes", [None, 1 << 20])
+def test_what_follows_a_wide_frame_is_not_taken_for_one(
+    core: ModuleType, tmp_path: Path, segment_bytes: int | None
+) -> None:
+    path = spool_path(tmp_path / "app.db")
+    path.write_bytes(wide_frame(1) + wide_frame(2))
+    looks_wide = b"TAG1" + (16).to_bytes(4, "little") + b"sixteen bytes ok"
+    with walspool.open(tmp_path / "app.db", segment_bytes=segment_bytes) as spool:
+        assert path.read_bytes() == wide_frame(1) + wide_frame(2)
+        spool.append(3, looks_wide)
+        spool.append(4, looks_wide)
+    with walspool.open(tmp_path / "app.db", recovery="strict") as spool:
+        assert spool.read_since(2) == [(3, looks_wide), (4, looks_wide)]
+        assert [each.ownership_epoch for each in spool.entries()] == [7, 7, None, None]
+        assert spool.verify().ok
+        spool.prune_through(0)
+        assert spool.read_since(2) == [(3, looks_wide), (4, looks_wide)]
+
+
+def wide_frame(lsn: int) -> bytes:
+    """A frame of the newer reference: an ownership epoch behind the term."""
+    head = struct.pack("<4sBQQQQI", b"RDLW", 3, 1, 7, lsn, 1_700_000_000_000, 4)
+    return head + b"wide" + struct.pack("<I", zlib.crc32((head + b"wide")[4:]))
+
+
+def test_close_within_close(core: ModuleType, tmp_path: Path) -> None:
+    spool = walspool.open(tmp_path / "app.db")
+    spool.append(1, b"one")
+    before = signal.signal(signal.SIGUSR1, lambda *_: spool.close())
+    real = spool._flusher.close
+
+    def interrupted() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        real()
+
+    spool._flusher.close = interrupted  # type: ignore[method-assign]
+    try:
+        spool.close()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert spool.closed
+    walspool.open(tmp_path / "app.db", recovery="strict").close()

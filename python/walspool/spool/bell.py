@@ -12,6 +12,7 @@ class Bell:
     """An eventfd, or a pipe where there is none. ``ring_fd`` takes 8 bytes a ring, ``wait_fd`` is then readable."""
 
     def __init__(self) -> None:
+        self.wait_fd = self.ring_fd = -1
         if hasattr(os, "eventfd"):
             self.wait_fd = self.ring_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         else:

@@ -18,6 +18,7 @@ from walspool.records import Position, check_u64
 from walspool.spool import follow as following
 from walspool.spool.bell import Bell
 from walspool.spool.files import SpoolFiles, make_directories, refuse_odd_file, spool_path
+from walspool.spool.interrupt import uninterrupted
 from walspool.spool.lock import WriterLock
 from walspool.spool.recovery import recover, report_of
 from walspool.spool.repair import repair
@@ -217,8 +218,10 @@ class LogicalWalSpool(WritableLog):
 
     def close(self) -> None:
         """Finish what is under way and let go of the files. May be called twice; any other call then refuses."""
-        if self._closed:
-            return  # without the lock, which in a forked child may be held for ever
+        if not self._closed:  # without the lock, which in a forked child may be held for ever
+            uninterrupted(self._close)
+
+    def _close(self) -> None:
         with self._close_lock:
             if self._closed:
                 return

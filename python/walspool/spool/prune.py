@@ -153,7 +153,7 @@ def _rewrite_active(segments: WriterSegments) -> None:
                 fs.sync_file(file.fileno(), target)
                 fs.rename(target, files.active)
             except BaseException:
-                segments.appender.unseal()
+                segments.unseal()
                 raise
             segments.swap_active(Segment(files.active, file, report), segments.sealed)
     except BaseException:

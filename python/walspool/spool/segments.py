@@ -210,6 +210,10 @@ class WriterSegments:
         self._sealed = sealed
         self._active = active
         self._sealing: core.ScanReport | None = None
+        # behind a frame of the wide layout ours could be taken for one of those, so they go into a file of their own
+        self._must_seal = active.report.records > 0 and active.report.last_wide
+        if self._must_seal:
+            appender.seal()
         self._closed = False
         self._sync_failure: str | None = None
 
@@ -259,14 +263,17 @@ class WriterSegments:
     def paused(self) -> Iterator[None]:
         """Nothing is appended, and nothing in flight, within."""
         with self.rotate_lock:
-            if self._sealing is not None:
-                yield
-                return
-            self.appender.seal()
+            if self._sealing is None:
+                self.appender.seal()
             try:
                 yield
             finally:
-                self.appender.unseal()
+                self.unseal()
+
+    def unseal(self) -> None:
+        """Let appends go on in the same file, unless it is to be left behind; for whoever holds ``rotate_lock``."""
+        if self._sealing is None and not self._must_seal:
+            self.appender.unseal()
 
     def rotate(self, *, force: bool = False) -> None:
         """Seal the active segment if it is full (or holds anything, with ``force``) and start the next.
@@ -283,12 +290,12 @@ class WriterSegments:
                 raise SpoolPoisoned(path=self.files.active, reason=self._sync_failure)
             if self._sealing is None:
                 known = self.appender.summary()
-                full = self.segment_bytes is not None and known.valid_bytes >= self.segment_bytes
+                full = self._must_seal or (self.segment_bytes or 2**64) <= known.valid_bytes
                 if known.records == 0 or not (full or force):
                     return
                 self._sealing = self.appender.seal()
             self._finish_rotation(self._sealing)
-            self._sealing = None
+            self._sealing, self._must_seal = None, False
             self.rotations += 1
 
     def _finish_rotation(self, report: core.ScanReport) -> None:
