@@ -102,7 +102,10 @@ def _record_recovery(core: str, seed: int, base: str, folder: Path, root: Path, 
     base = base or ("recovery" if again else BASES[seed % len(BASES)])
     recordings: list[Recording] = []
     for source in record(base, core, seed // 5 if again else seed, folder, check_replay=False):
-        for moment in rng.sample(source.moments, min(len(source.moments), SECTIONS)):
+        moments = source.moments
+        if base == "aligned":  # made for what a recovery cuts
+            moments = [moment for moment in moments if _behind(_most(moment, rng, source.data), source.data)] or moments
+        for moment in rng.sample(moments, min(len(moments), SECTIONS)):
             number = len(recordings)
             materialize(_choose(moment, rng, source.data), root / str(number))
             start = Model(root / str(number), str(number))
@@ -118,10 +121,21 @@ def _record_recovery(core: str, seed: int, base: str, folder: Path, root: Path, 
 
 def _choose(moment: Frontier, rng: random.Random, data: str) -> State:
     """A crash state: any, or the one with the most to be cut away."""
-    states = list(islice(Builder(moment, rng.random()).states(), 60))
     if rng.random() < 0.5:
-        return rng.choice(states)
-    return max(states, key=lambda state: frames_behind(state.get(f"{data}.logical.wal") or b""))
+        return rng.choice(_some(moment, rng))
+    return _most(moment, rng, data)
+
+
+def _some(moment: Frontier, rng: random.Random) -> list[State]:
+    return list(islice(Builder(moment, rng.random()).states(), 60))
+
+
+def _most(moment: Frontier, rng: random.Random, data: str) -> State:
+    return max(_some(moment, rng), key=lambda state: _behind(state, data))
+
+
+def _behind(state: State, data: str) -> int:
+    return frames_behind(state.get(f"{data}.logical.wal") or b"")
 
 
 def replay_problem(recording: Recording, folder: Path) -> str | None:

@@ -63,8 +63,8 @@ DIRECTION: list[tuple[str, str]] = [
     ),
     (
         "spool.log",
-        "core errors records spool.bell spool.files spool.follow spool.interrupt spool.lock spool.recovery spool.repair "
-        "spool.reports spool.restart spool.segments spool.tail spool.writing",
+        "core errors records spool.bell spool.files spool.follow spool.interrupt spool.lock spool.recovery "
+        "spool.repair spool.reports spool.restart spool.segments spool.tail spool.writing",
     ),
     ("spool", ""),
     ("", "core errors records spool.log spool.reports"),

@@ -29,7 +29,7 @@ def prune_through(segments: WriterSegments, lsn: int) -> PruneReport:
     try:
         removed += _free_boundary(segments)
     except OSError as error:
-        if not fs.no_room(error) or segments.appender.poisoned is not None:
+        if not fs.no_room(error) or segments.poisoned:
             raise
     freed = max(size - _size(segments.snapshot()), 0)
     return PruneReport(records=records, bytes_freed=freed, segments_removed=removed)

@@ -44,9 +44,8 @@ def recover(files: SpoolFiles, lock: WriterLock, *, strict: bool, thorough: bool
     found = inspect(files, write=True, thorough=thorough)
     if strict:
         found.raise_if_corrupt()
-    fs.sync_directory(
-        files.directory
-    )  # an entry that was found may not be durable yet, and everything below relies on it
+    # an entry that was found may not be durable yet, and everything below relies on it
+    fs.sync_directory(files.directory)
     saved = _save_what_is_cut(found)
     state = _settle_state(found)
     lock.sign(state.spool_id)

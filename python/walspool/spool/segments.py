@@ -259,6 +259,11 @@ class WriterSegments:
         self._closed = True
         self.appender.close()
 
+    @property
+    def poisoned(self) -> bool:
+        """Whether a sync failed, so that nothing is appended any more."""
+        return self._sync_failure is not None or self.appender.poisoned is not None
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Nothing is appended, and nothing in flight, within."""
