@@ -282,6 +282,7 @@ impl Reader {
         match look(&mut view, self.next, self.before)? {
             // The scan has judged it; all that can be told again is whether its length is still right.
             Ok(frame) if frame.layout == Layout::V1 => {
+                view.get(self.next, frame.len() as usize)?;
                 let fits = self.next < self.v1_bytes && v1_ends_well(&mut view, self.next + frame.len())?;
                 Ok(fits.then_some(frame).ok_or(Fault::Legacy))
             }

@@ -17,6 +17,7 @@
 //!
 //! The mark is only ever written after a sync, and a cut never goes below it, so it may lag but never leads.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -156,9 +157,14 @@ impl Writer {
     ) -> Result<T, E> {
         self.usable()?;
         let Some(mut target) = self.target.take() else { return Err(CoreError::Closed.into()) };
-        let outcome = work(self, &mut target);
+        // A panic that went on would take the writer along, and whoever comes next would wait for it for ever.
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(self, &mut target)));
         self.target = Some(target);
-        outcome
+        outcome.unwrap_or_else(|_| {
+            let reason = "the writer panicked".to_owned();
+            self.poison(reason.clone());
+            Err(CoreError::Poisoned { reason }.into())
+        })
     }
 
     fn usable(&self) -> Result<()> {

@@ -11,6 +11,7 @@ use super::{Appended, Appender, MARK_BYTES, Mark, Options, Record, split};
 use crate::error::CoreError;
 use crate::file::File;
 use crate::frame::{HEADER, TRAILER, encode, u64_at};
+use crate::group_commit::Staged;
 use crate::index::Summary;
 use crate::scan::{self, ScanReport, scan_file};
 
@@ -296,4 +297,23 @@ fn an_abandoned_one_refuses_everything() {
     assert!(log.appender.hold().is_err() && log.appender.seal().is_err() && log.appender.unseal().is_err());
     assert_eq!(log.appender.close(), Ok(()));
     assert_eq!((log.appender.closed(), log.size()), (true, size), "not trimmed");
+}
+
+#[test]
+fn a_panic_of_the_writer_poisons_and_leaves_nobody_waiting() {
+    let log = Log::new(PLAIN);
+    assert_eq!(log.appender.append_one(&next(b"good")).unwrap(), Some(1));
+    let outcome = log.appender.commit.commit(|_, batch| {
+        // Half a frame: the writer can't index it.
+        encode(&mut batch.bytes, 1, 2, 1, b"payload");
+        batch.bytes.truncate(HEADER);
+        batch.records = 1;
+        batch.last_lsn = 2;
+        Ok(Staged::Queued(()))
+    });
+    let poisoned = CoreError::Poisoned { reason: "the writer panicked".to_owned() };
+    assert_eq!(outcome.unwrap_err().error, poisoned);
+    assert_eq!(log.appender.append_one(&next(b"more")).unwrap_err().error, poisoned);
+    assert_eq!(log.appender.seal().unwrap_err(), poisoned);
+    log.appender.close().unwrap();
 }

@@ -140,7 +140,8 @@ pub fn believe_v1<S: Source>(source: &mut S, at: u64, frame: &Frame) -> Result<b
     Ok(true)
 }
 
-/// Whether what follows a version 1 frame that ends at `end` lets its length be right.
+/// Whether what follows a version 1 frame that ends at `end` lets its length be right. Where the source ends nothing is
+/// asked for, so the frame itself may not have been read.
 pub fn v1_ends_well<S: Source>(source: &mut S, end: u64) -> Result<bool, S::Error> {
     Ok(source.end() - end < MAGIC.len() as u64 || source.get(end, MAGIC.len())? == MAGIC || source.zeros_from(end)?)
 }

@@ -1,8 +1,10 @@
 //! Arguments from Python, taken exactly: nothing is wrapped, rounded or truncated.
 
+use std::marker::PhantomData;
+
 use pyo3::Borrowed;
-use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyInt};
 
@@ -46,12 +48,46 @@ impl<'py> FromPyObject<'_, 'py> for Defaulted<'py> {
     }
 }
 
+/// A buffer that is held open. `PyUntypedBuffer` refuses those without a shape or strides, as every ctypes object's.
+pub struct Buffer<'py> {
+    /// An exporter may let it point into itself, so it stays where it is.
+    raw: Box<ffi::Py_buffer>,
+    attached: PhantomData<Python<'py>>,
+}
+
+impl<'py> Buffer<'py> {
+    fn get(value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let mut raw = Box::new(ffi::Py_buffer::new());
+        // SAFETY: `value` is a live object, and `raw` is released once, when it was filled in.
+        if unsafe { ffi::PyObject_GetBuffer(value.as_ptr(), &raw mut *raw, ffi::PyBUF_FULL_RO) } != 0 {
+            return Err(PyErr::fetch(value.py()));
+        }
+        Ok(Self { raw, attached: PhantomData })
+    }
+
+    fn is_c_contiguous(&self) -> bool {
+        // SAFETY: the buffer is filled in and open.
+        unsafe { ffi::PyBuffer_IsContiguous(&raw const *self.raw, b'C'.cast_signed()) != 0 }
+    }
+
+    fn len(&self) -> usize {
+        self.raw.len.cast_unsigned()
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the buffer is open, and the lifetime says that the thread is attached.
+        unsafe { ffi::PyBuffer_Release(&raw mut *self.raw) }
+    }
+}
+
 /// A bytes-like argument. Only `bytes` can't change under our hands; all others are to be copied before they are looked at.
 pub enum Data<'py> {
     /// Immutable.
     Bytes(Bound<'py, PyBytes>),
     /// Anything else with a contiguous buffer.
-    Buffer(PyUntypedBuffer),
+    Buffer(Buffer<'py>),
 }
 
 impl<'py> Data<'py> {
@@ -61,11 +97,11 @@ impl<'py> Data<'py> {
             return Ok(Self::Bytes(bytes.clone()));
         }
         // SAFETY: `value` is a live object.
-        if unsafe { pyo3::ffi::PyObject_CheckBuffer(value.as_ptr()) } == 0 {
+        if unsafe { ffi::PyObject_CheckBuffer(value.as_ptr()) } == 0 {
             let kind = value.get_type();
             return Err(PyTypeError::new_err(format!("data must be a bytes-like object, not {}", kind.name()?)));
         }
-        let buffer = PyUntypedBuffer::get(value)?;
+        let buffer = Buffer::get(value)?;
         if !buffer.is_c_contiguous() {
             return Err(PyValueError::new_err("data must be a contiguous buffer"));
         }
@@ -86,7 +122,7 @@ impl<'py> Data<'py> {
     pub fn len(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.as_bytes().len(),
-            Self::Buffer(buffer) => buffer.len_bytes(),
+            Self::Buffer(buffer) => buffer.len(),
         }
     }
 
@@ -116,11 +152,15 @@ impl<'py> Data<'py> {
             Self::Bytes(bytes) => into.extend_from_slice(&bytes.as_bytes()[range]),
             Self::Buffer(buffer) => {
                 let len = range.len();
+                if len == 0 {
+                    // There may be nothing to point to.
+                    return;
+                }
                 into.reserve(len);
                 // SAFETY: the buffer is contiguous and held open, the range lies within it, and `into` has the room.
                 // Another thread may write to it meanwhile: then the copy is some mixture, and it alone counts.
                 unsafe {
-                    let from = buffer.buf_ptr().cast::<u8>().add(range.start);
+                    let from = buffer.raw.buf.cast::<u8>().add(range.start);
                     std::ptr::copy_nonoverlapping(from, into.as_mut_ptr().add(into.len()), len);
                     into.set_len(into.len() + len);
                 }

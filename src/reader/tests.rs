@@ -161,6 +161,31 @@ fn a_frame_larger_than_a_step_is_held_whole() {
     assert_eq!(log.reader(1).read_frames(1).unwrap().data.len(), (3 << 20) + 37);
 }
 
+#[test]
+fn a_legacy_frame_larger_than_a_step_is_held_whole() {
+    for (layout, size, before) in [Layout::V1, Layout::V2]
+        .into_iter()
+        .flat_map(|layout| [FIRST_STEP - 21, FIRST_STEP - 20, 40_000, FULL_STEP, 3 << 20].map(|size| (layout, size)))
+        .flat_map(|(layout, size)| [0, 2].map(|before| (layout, size, before)))
+    {
+        let mut bytes = Vec::new();
+        for lsn in 1..=before + 1 {
+            let frame = Frame { layout, term: 0, ownership_epoch: 0, lsn, timestamp_ms: 0, payload_len: 0 };
+            bytes.extend(build(layout, &frame, &vec![b'x'; if lsn > before { size } else { 7 }]));
+        }
+        let log = log_of(&bytes);
+        assert_eq!(log.report.summary.records, before + 1);
+        let mut reader = log.reader(before);
+        let (chunk, record) = reader.next_record().unwrap().unwrap();
+        assert_eq!(chunk.payload(&record), vec![b'x'; size]);
+        assert!(reader.next_record().unwrap().is_none());
+        assert_eq!(log.lsns(0), (1..=before + 1).collect::<Vec<_>>());
+        assert_eq!(log.reader(0).read_frames(u64::MAX).unwrap().records, before + 1);
+        let copy = File::new(tempfile::tempfile().unwrap().into());
+        assert_eq!(copy_frames(&mut log.reader(0), &copy, 9, None).unwrap().summary.records, before + 1);
+    }
+}
+
 proptest! {
     #[test]
     fn lsns_in_any_order_come_in_file_order(lsns in proptest::collection::vec(0u64..100, 1..300), since in 0u64..110) {

@@ -183,20 +183,20 @@ def test_a_failed_directory_sync_in_a_rotation_poisons(
     with walspool.open(tmp_path / "app.db", segment_bytes=50) as spool:
         spool.append(1, bytes(40))
         renamed: list[int] = []
-        real_rename, real_sync = os.rename, fs.sync_directory
+        real_rename, real_sync = os.rename, fs.sync_file
 
         def rename(source: Path, target: Path) -> None:
             real_rename(source, target)
             if str(target).endswith("0001"):
                 renamed.append(1)
 
-        def sync(folder: Path) -> None:
+        def sync(fd: int, path: Path) -> None:
             if renamed:
-                raise OSError(5, "Input/output error", str(folder))
-            real_sync(folder)
+                raise OSError(5, "Input/output error", str(path))
+            real_sync(fd, path)
 
         monkeypatch.setattr(os, "rename", rename)
-        monkeypatch.setattr(segments.fs, "sync_directory", sync)
+        monkeypatch.setattr(segments.fs, "sync_file", sync)
         with pytest.raises(OSError, match="Input/output error"):
             spool.append(2, bytes(40))
         monkeypatch.undo()

@@ -20,6 +20,7 @@ __all__ = [
     "names_path",
     "no_room",
     "open_regular",
+    "opened_directory",
     "pread_exactly",
     "pwrite_all",
     "refuse_odd_file",
@@ -188,9 +189,16 @@ def sync_file(fd: int, path: Path) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Put the creations, renames and unlinks in a directory on stable storage."""
+    with opened_directory(directory) as fd:
+        sync_file(fd, directory)
+
+
+@contextlib.contextmanager
+def opened_directory(directory: Path) -> Iterator[int]:
+    """A descriptor of a directory, to sync it by."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        sync_file(fd, directory)
+        yield fd
     finally:
         os.close(fd)
 

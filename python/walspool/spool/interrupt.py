@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,26 +17,34 @@ def uninterrupted(work: Callable[[], T]) -> T:
 
     Handlers run in the main thread alone, so that ``work`` is done in another one while the main thread waits.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return work()
+    if threading.get_ident() == threading.main_thread().ident:
+        return _elsewhere(work)
+    return work()
+
+
+def _elsewhere(work: Callable[[], T]) -> T:
     results: list[T] = []
     errors: list[BaseException] = []
+    finished = threading.Lock()
+    finished.acquire()
 
     def run() -> None:
         try:
             results.append(work())
         except BaseException as error:  # handed to the caller, whatever it is
             errors.append(error)
+        finally:
+            finished.release()
 
-    thread = threading.Thread(target=run, name="walspool-uninterrupted")
     try:
-        thread.start()
+        # not a threading.Thread: what runs when one of those goes away would swallow a Ctrl-C
+        _thread.start_new_thread(run, ())
     except RuntimeError:
         return work()  # the interpreter is shutting down and starts no more threads
     interrupt: BaseException | None = None
-    while thread.is_alive():
+    while not (results or errors):  # not the lock: an interrupt may come just behind its being acquired
         try:
-            thread.join()
+            finished.acquire()
         except BaseException as error:  # from a signal handler
             interrupt = error
     if interrupt is not None:

@@ -324,9 +324,10 @@ class WriterSegments:
         self.swap_active(Segment(self.files.active, fresh, empty), (*self._sealed, sealed))
 
     def _sync_directory(self) -> None:
-        try:
-            fs.sync_directory(self.files.directory)
-        except OSError as error:
-            # what a failed sync leaves is not known, and a later one that succeeds proves nothing
-            self._sync_failure = f"sync failed: {error.strerror}"
-            raise
+        with fs.opened_directory(self.files.directory) as fd:
+            try:
+                fs.sync_file(fd, self.files.directory)
+            except OSError as error:
+                # what a failed sync leaves is not known, and a later one that succeeds proves nothing
+                self._sync_failure = f"sync failed: {error.strerror}"
+                raise
