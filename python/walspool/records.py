@@ -167,9 +167,13 @@ class ChangeRecord:
             fields["range_id"] = self.range_id
         if self.ownership_epoch is not None:
             fields["ownership_epoch"] = self.ownership_epoch
-        text = json.dumps(fields, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+        too_deep = f"metadata or extra is nested over {MAX_NESTING} levels"
+        try:
+            text = json.dumps(fields, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+        except RecursionError:
+            raise ValueError(too_deep) from None
         if _too_deep(text):
-            raise ValueError(f"metadata or extra is nested over {MAX_NESTING} levels")
+            raise ValueError(too_deep)
         return text.encode()
 
     def with_term(self, term: int) -> ChangeRecord:

@@ -63,7 +63,7 @@ DIRECTION: list[tuple[str, str]] = [
     ),
     (
         "spool.log",
-        "core errors records spool.bell spool.files spool.follow spool.interrupt spool.lock spool.recovery "
+        "core errors records spool.bell spool.files spool.follow spool.lock spool.recovery "
         "spool.repair spool.reports spool.restart spool.segments spool.tail spool.writing",
     ),
     ("spool", ""),

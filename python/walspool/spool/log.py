@@ -18,7 +18,6 @@ from walspool.records import Position, check_u64
 from walspool.spool import follow as following
 from walspool.spool.bell import Bell
 from walspool.spool.files import SpoolFiles, make_directories, refuse_odd_file, spool_path
-from walspool.spool.interrupt import uninterrupted
 from walspool.spool.lock import WriterLock
 from walspool.spool.recovery import recover, report_of
 from walspool.spool.repair import repair
@@ -52,7 +51,8 @@ class LogicalWalSpool(WritableLog):
         self._lock: WriterLock | None = None
         #: The segments, let go of by ``close``.
         self._opened: WriterSegments | ReaderSegments | None = None
-        self._close_lock = threading.Lock()
+        self._close_lock = threading.RLock()
+        self._closing_now = False
         self._closing = Bell()
         self._recovery: RecoveryReport
         if read_only:
@@ -217,24 +217,25 @@ class LogicalWalSpool(WritableLog):
         return self._closed
 
     def close(self) -> None:
-        """Finish what is under way and let go of the files. May be called twice; any other call then refuses."""
-        if not self._closed:  # without the lock, which in a forked child may be held for ever
-            uninterrupted(self._close)
+        """Finish what is under way and let go of the files. May be called twice; any other call then refuses.
 
-    def _close(self) -> None:
+        In a signal handler that interrupts an append, the append still ends as it should.
+        """
+        if self._closed:
+            return  # without the lock, which in a forked child may be held for ever
         with self._close_lock:
-            if self._closed:
+            if self._closed or self._closing_now:
                 return
-            self._closing.ring()
+            self._closing_now = True
             try:
-                self._flusher.close()
-            finally:
+                self._closing.ring()
                 try:
-                    self._let_go()
+                    self._flusher.close()
                 finally:
-                    if self._lock is not None:
-                        self._lock.release()
-                    self._closing.ring()
+                    self._let_go()
+            finally:
+                self._closing_now = False
+                self._closing.ring()
 
     def _let_go(self) -> None:
         source = self._opened
@@ -244,7 +245,12 @@ class LogicalWalSpool(WritableLog):
         # a prune or a rotation under way goes on to its end first: it changes files that the lock guards
         with self._prune_lock, source.rotate_lock:
             self._closed, self._opened = True, None
-            source.close()
+            try:
+                source.close()
+            finally:
+                # an append that this interrupts closes the appender when it ends; until then the lock is needed
+                if self._lock is not None and source.appender.closed:
+                    self._lock.release()
 
     async def aclose(self) -> None:
         """``close`` for asyncio."""

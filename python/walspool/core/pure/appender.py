@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
-from walspool.core.pure.change import change_term
 from walspool.core.pure.file import File, StrPath
 from walspool.core.pure.flush import Batch, Flusher, Mark
-from walspool.core.pure.frame import OVERHEAD, check_payload, copy_buffer, copy_payload, fact
+from walspool.core.pure.frame import OVERHEAD, check_payload, copy_buffer, copy_payload
 from walspool.core.pure.frames import RawFrame, split_frames
 from walspool.core.pure.index import Prefix, ScanReport
+from walspool.core.pure.order import Item, check_start, checked, following
 from walspool.core.pure.waiters import Waiters
-from walspool.errors import LsnOrderError, SpoolClosed, SpoolPoisoned, StaleTermError, WalspoolError
-from walspool.records import MAX_U64, check_u64
+from walspool.errors import SpoolClosed, SpoolPoisoned, WalspoolError
+from walspool.records import check_u64
 
 __all__ = ["Appender", "Item"]
 
-Item: TypeAlias = tuple[int | None, Any, int | None, int | None]
+_Result = TypeVar("_Result")
 
 
 class Appender:
@@ -52,6 +52,10 @@ class Appender:
         self._door = threading.RLock()
         # Taken for all that writes.
         self._mutex = threading.RLock()
+        # Held, under the mutex, from before a batch is begun until it is published: what a signal handler or a
+        # destructor calls in the same thread passes the mutex, and is found out by this one.
+        self._busy = threading.Lock()
+        self._close_wanted = False
         self._waiters = Waiters()
         self._flusher = Flusher(
             file,
@@ -103,15 +107,19 @@ class Appender:
     def append(self, lsn: int | None, data: Any, term: int | None, timestamp_ms: int | None) -> int | None:
         """Append one record and return its LSN when it is durable; ``None`` when the segment is full."""
         self._own()
-        lsn, payload, term, timestamp_ms = _checked((lsn, data, term, timestamp_ms))
-        with self._door, self._mutex:
+        wanted, payload, term, stamp = checked((lsn, data, term, timestamp_ms))
+
+        def work() -> int | None:
             self._ready()
             batch = Batch(self._flusher.durable)
-            lsn = self._add(batch, lsn, payload, term, timestamp_ms)
+            given = self._add(batch, wanted, payload, term, stamp)
             if self._full():
                 return None
             self._flusher.flush(batch)
-            return lsn
+            return given
+
+        with self._door:
+            return self._turn(work)
 
     def append_many(
         self, items: Sequence[tuple[int, Any]], term: int | None, timestamp_ms: int | None, start: int
@@ -126,16 +134,14 @@ class Appender:
             check_u64("lsn", lsn, f"records[{index}]: ")
             return lsn, data
 
-        return self._append_all(len(items), item, term, timestamp_ms, start)
+        return self._append_all(len(items), item, term, timestamp_ms, start)[0]
 
     def append_next_many(
         self, payloads: Sequence[Any], term: int | None, timestamp_ms: int | None, start: int
     ) -> tuple[int, int | None]:
         """Like ``append_many`` with the LSNs that follow; also the first LSN that this call gave."""
-        with self._door, self._mutex:
-            first = self.durable_lsn + 1
-            end = self._append_all(len(payloads), lambda index: (None, payloads[index]), term, timestamp_ms, start)
-            return end, first if end > start else None
+        end, first = self._append_all(len(payloads), lambda index: (None, payloads[index]), term, timestamp_ms, start)
+        return end, first if end > start else None
 
     def append_frames(self, buffer: Any, start: int) -> tuple[int, int | None, int | None, int, bool]:
         """Append the version 3 frames in ``buffer`` from byte ``start`` on, as they are.
@@ -143,29 +149,39 @@ class Appender:
         ``(records, first_lsn, last_lsn, end, full)``: ``end`` is where the first byte that was not appended lies.
         """
         self._own()
+        check_start(start)
         frames, bad = split_frames(memoryview(copy_buffer(buffer)), start)
-        with self._door, self._mutex:
+
+        def work() -> int:
             self._ready()
             last_lsn, last_term = self._position(None)
             for frame in frames:
-                last_lsn, last_term = _next(last_lsn, last_term, frame.lsn, frame.term, b"", None)
+                last_lsn, last_term = following(last_lsn, last_term, frame.lsn, frame.term, b"", None)
             if bad is not None:
                 raise bad
-            end = self._run(0, len(frames), lambda batch, index: _take_frame(batch, frames[index]))
-            if end == 0:
-                return 0, None, None, start, bool(frames)
-            return end, frames[0].lsn, frames[end - 1].lsn, frames[end - 1].end, end < len(frames)
+            return self._run(0, len(frames), lambda batch, index: _take_frame(batch, frames[index]))
+
+        with self._door:
+            end = self._turn(work)
+        if end == 0:
+            return 0, None, None, start, bool(frames)
+        return end, frames[0].lsn, frames[end - 1].lsn, frames[end - 1].end, end < len(frames)
 
     def append_each(self, items: Sequence[Item], start: int) -> tuple[list[int | Exception], int]:
         """Append ``items`` from ``start`` on by their own merits: an LSN or an error each, and the index reached."""
         self._own()
+        check_start(start)
         results: list[int | Exception] = []
-        with self._door, self._mutex:
+
+        def work() -> None:
             while start + len(results) < len(items):
                 before = len(results)
                 self._append_some(items, start, results)
                 if len(results) == before:
                     break
+
+        with self._door:
+            self._turn(work)
         return results, start + len(results)
 
     def _append_some(self, items: Sequence[Item], start: int, results: list[int | Exception]) -> None:
@@ -174,7 +190,7 @@ class Appender:
         good: list[int] = []
         for at in range(len(results), len(items) - start):
             try:
-                lsn, payload, term, timestamp_ms = _checked(items[start + at])
+                lsn, payload, term, timestamp_ms = checked(items[start + at])
                 self._ready()
                 if not batch.fits(len(payload) + OVERHEAD):
                     break
@@ -200,9 +216,11 @@ class Appender:
         term: int | None,
         timestamp_ms: int | None,
         start: int,
-    ) -> int:
+    ) -> tuple[int, int]:
+        """The index of the first item not appended because the file is full, and the LSN that came next before."""
         self._own()
-        _, _, term, stamp = _checked((None, b"", term, timestamp_ms))
+        check_start(start)
+        _, _, term, stamp = checked((None, b"", term, timestamp_ms))
 
         def take(batch: Batch, index: int) -> bool:
             lsn, data = item(index)
@@ -212,11 +230,15 @@ class Appender:
                 return True
             return False
 
-        with self._door, self._mutex:
+        def work() -> tuple[int, int]:
             self._ready()
+            first = self._position(None)[0] + 1
             if start == 0:
                 self._check_all(count, item, term)
-            return self._run(start, count, take)
+            return self._run(start, count, take), first
+
+        with self._door:
+            return self._turn(work)
 
     def _check_all(self, count: int, item: Callable[[int], tuple[int | None, Any]], term: int | None) -> None:
         """Whether all items, one after the other, may be appended; the first bad one decides which error there is."""
@@ -224,7 +246,7 @@ class Appender:
         for index in range(count):
             lsn, data = item(index)
             check_payload(data, index)
-            last_lsn, last_term = _next(last_lsn, last_term, lsn, term, data, index)
+            last_lsn, last_term = following(last_lsn, last_term, lsn, term, data, index)
 
     def _run(self, start: int, count: int, take: Callable[[Batch, int], bool]) -> int:
         """Batch after batch; the index of the first item not appended because the file is full."""
@@ -256,7 +278,7 @@ class Appender:
         timestamp_ms: int,
         index: int | None = None,
     ) -> int:
-        lsn, term = _next(*self._position(batch), lsn, term, payload, index)
+        lsn, term = following(*self._position(batch), lsn, term, payload, index)
         batch.add(lsn, payload, term, timestamp_ms)
         return lsn
 
@@ -268,8 +290,22 @@ class Appender:
         if self._abandoned:
             raise SpoolClosed(path=self._flusher.path)
 
+    def _turn(self, work: Callable[[], _Result]) -> _Result:
+        """The result of ``work``, done while nobody else writes; not even this thread in a signal handler."""
+        with self._mutex:
+            if self._busy.locked():
+                raise RuntimeError("a call from within a flush of the same thread, as by a signal handler")
+            try:
+                with self._busy:
+                    return work()
+            finally:
+                if self._close_wanted:
+                    # What was made durable stays acknowledged, so the trim's own error is nobody's here.
+                    with contextlib.suppress(OSError):
+                        self._close()
+
     def _alive(self) -> None:
-        if self._closed or self._abandoned:
+        if self._closed or self._abandoned or self._close_wanted:
             raise SpoolClosed(path=self._flusher.path)
 
     def _ready(self) -> None:
@@ -297,8 +333,7 @@ class Appender:
     def seal(self) -> ScanReport:
         """Take no more appends, and trim the file to its durable end; its full report."""
         self._own()
-        with self._mutex:
-            return self._seal()
+        return self._turn(self._seal)
 
     def _seal(self) -> ScanReport:
         self._ready()
@@ -313,36 +348,51 @@ class Appender:
     def unseal(self) -> None:
         """Take appends again in the same file."""
         self._own()
-        with self._mutex:
+
+        def work() -> None:
             self._ready()
             self._sealed = False
+
+        self._turn(work)
 
     def swap(self, file: File, path: StrPath, report: ScanReport) -> None:
         """Go on in another file, of which ``report`` tells."""
         self._own()
-        with self._mutex:
+
+        def work() -> None:
             self._ready()
             # What was reached in the file before holds on.
             self._floor, self._term = self._position(None)
             self._flusher.swap(file, path, report)
             self._sealed = False
+
+        self._turn(work)
         self._waiters.wake()
 
     def raise_floor(self, lsn: int) -> None:
         """Accept no LSN at or below ``lsn`` any more."""
         check_u64("lsn", lsn)
         self._own()
-        with self._mutex:
+
+        def work() -> None:
             self._ready()
             self._floor = max(self._floor, lsn)
+
+        self._turn(work)
         self._waiters.wake()
 
     def close(self) -> None:
-        """Wait for what is under way, trim the file, and let go of it. Twice does no harm."""
+        """Wait for what is under way, trim the file, and let go of it. Twice does no harm.
+
+        From within another call of the same thread, as by a signal handler, it is done at the end of that call.
+        """
         if self._abandoned:
             return
         with self._mutex:
-            self._close()
+            if self._busy.locked():
+                self._close_wanted = True
+            else:
+                self._close()
 
     def _close(self) -> None:
         if self._closed:
@@ -378,36 +428,6 @@ class Appender:
         """End that; no write to ``fd`` is under way on return."""
         self._own()
         self._waiters.remove(fd)
-
-
-def _checked(item: Item) -> tuple[int | None, bytes, int | None, int]:
-    """The arguments of one append: checked, the payload copied, the clock read."""
-    lsn, data, term, timestamp_ms = item
-    if lsn is not None:
-        check_u64("lsn", lsn)
-    payload = copy_payload(data)
-    if term is not None:
-        check_u64("term", term)
-    if timestamp_ms is None:
-        timestamp_ms = max(time.time_ns() // 1_000_000, 0)
-    check_u64("timestamp_ms", timestamp_ms)
-    return lsn, payload, term, timestamp_ms
-
-
-def _next(
-    last_lsn: int, last_term: int, lsn: int | None, term: int | None, payload: Any, index: int | None
-) -> tuple[int, int]:
-    """LSN and term of a record that follows those; an error where it may not."""
-    if lsn is None:
-        lsn = min(last_lsn + 1, MAX_U64)
-    if lsn <= last_lsn:
-        raise LsnOrderError(lsn=lsn, last_lsn=last_lsn, **fact(index))
-    if term is None:
-        change = change_term(payload)
-        term = change[0] if change is not None and change[1] else last_term
-    if term < last_term:
-        raise StaleTermError(term=term, current_term=last_term, **fact(index))
-    return lsn, term
 
 
 def _take_frame(batch: Batch, frame: RawFrame) -> bool:

@@ -16,6 +16,8 @@ _PEEK = 64
 def change_term(data: Any) -> tuple[int, bool] | None:
     """The term of the ChangeRecord in ``data`` and whether it says one itself; ``None`` when it is no ChangeRecord."""
     view = memoryview(data)
+    if not view.nbytes:
+        return None
     # Only an object can be one, so most other payloads need no parser.
     start = view.cast("B")[:_PEEK].tobytes().lstrip(_SPACE)
     if start[:1] != b"{" and (start or view.nbytes <= _PEEK):

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -69,6 +68,7 @@ class Batch:
     """Frames that share one write and one sync, and the prefix as it is once they are durable."""
 
     def __init__(self, durable: Prefix) -> None:
+        self.base = durable
         self.after = Prefix.of(durable)
         self.parts: list[bytes | memoryview] = []
         self.size = 0
@@ -137,8 +137,6 @@ class Flusher:
         self._fill_after = fill_after
         self._filling = True
         self._flight: Flight | None = None
-        # Held during a flush, so that a signal handler that appends, too, is found out.
-        self._busy = threading.Lock()
         self._published = published
         self._counts = dict.fromkeys(("appends", "appended_bytes", "flushes", "sync_ns_total", "sync_ns_max"), 0)
         self._sync_us = [0] * 32
@@ -151,12 +149,10 @@ class Flusher:
 
     def flush(self, batch: Batch) -> None:
         """Make ``batch`` durable and publish it; after an error it is as if it had not been tried."""
-        with self._busy:
-            self._flush(batch)
-
-    def _flush(self, batch: Batch) -> None:
         file = self._file
         size = self._undone_size(file)
+        if batch.base is not self.durable:
+            raise RuntimeError("the batch was begun behind another record than the last durable one")
         self._flight = flight = Flight(batch)
         try:
             self._run(flight, file, size)
@@ -180,8 +176,6 @@ class Flusher:
 
     def settle(self) -> None:
         """Publish what was interrupted when it had become durable; what has to be undone, the next flush undoes."""
-        if self._busy.locked():
-            raise RuntimeError("a call from within a flush of the same thread, as by a signal handler")
         if self._flight is not None and self._flight.marked:
             self._finish()
 
@@ -288,15 +282,14 @@ class Flusher:
 
     def close(self) -> None:
         """Cut off the zeros ahead unless poisoned, and let go of the files."""
-        file, self._file = self._file, _NO_FILE
         try:
             if self.poisoned is None:
-                if self._flight is not None and self._flight.marked:
-                    self._finish()
-                if self._flight is not None or status(file).st_size > self.durable.valid_bytes:
-                    self._cut(file)
+                # An interrupted flush may have left a mark that leads; it is taken back before anything is cut.
+                self._finish()
+            if self.poisoned is None and status(self._file).st_size > self.durable.valid_bytes:
+                self._cut(self._file)
         finally:
-            self._mark = None
+            self._file, self._mark = _NO_FILE, None
 
     def swap(self, file: File, path: StrPath, report: ScanReport) -> None:
         """Go on in another file."""

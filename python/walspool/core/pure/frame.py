@@ -50,6 +50,7 @@ __all__ = [
 
 MAGIC: Final = b"RDLW"
 MAX_PAYLOAD: Final = 256 << 20
+_MAX_U32: Final = 2**32 - 1
 
 V3: Final = struct.Struct("<4sBQQQI")
 WIDE: Final = struct.Struct("<4sBQQQQI")
@@ -111,6 +112,8 @@ Read: TypeAlias = Frame | Bad
 
 def crc32(data: Any, value: int = 0) -> int:
     """CRC-32 (ISO-HDLC, zlib's) of ``data``, going on from ``value``."""
+    if not 0 <= value <= _MAX_U32:
+        raise OverflowError(f"value must be between 0 and 2**32-1, not {value}")
     return zlib.crc32(_contiguous(data, ""), value)
 
 
@@ -141,7 +144,8 @@ def _contiguous(data: Any, where: str) -> memoryview:
         raise TypeError(f"{where}data must be a bytes-like object, not {type(data).__name__}") from None
     if not view.c_contiguous:
         raise ValueError(f"{where}data must be a contiguous buffer")
-    return view
+    # A view with a zero in its shape can't be cast to bytes.
+    return view if view.nbytes else memoryview(b"")
 
 
 def _check_size(size: int, index: int | None) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeVar
 
 from walspool.core.pure.change import change_term
 from walspool.core.pure.file import File, Shrunk, StrPath, Window, pwrite
@@ -21,6 +21,8 @@ _ARROW_RECORDS: Final = 1 << 16
 _ARROW_BYTES: Final = 8 << 20
 _MAX_I64: Final = 2**63 - 1
 
+_Record = TypeVar("_Record")
+
 
 class Reader:
     """The records above ``since_lsn`` in a file's valid prefix. Each call goes on where the one before stopped."""
@@ -29,6 +31,7 @@ class Reader:
         self, file: File, path: StrPath, report: ScanReport, *, since_lsn: int = 0, end: int | None = None
     ) -> None:
         check_u64("since_lsn", since_lsn)
+        self._file = file
         self._path = path
         self._report = report
         self._since = since_lsn
@@ -56,18 +59,18 @@ class Reader:
         return self._report.base_lsn
 
     def tuples(self) -> Iterator[tuple[int, bytes]]:
-        """The records as (lsn, payload)."""
-        while (frame := self._peek()) is not None:
-            record = frame.lsn, self._payload(frame)
-            self._advance(frame)
-            yield record
+        """The records as (lsn, payload). After an error the next call meets the same record again."""
+        return _Records(self, lambda frame: (frame.lsn, self._payload(frame)))
 
     def entries(self) -> Iterator[Entry]:
-        """The records as entries."""
-        while (frame := self._peek()) is not None:
-            entry = entry_of(self._window, frame)
-            self._advance(frame)
-            yield entry
+        """The records as entries. After an error the next call meets the same record again."""
+        return _Records(self, lambda frame: entry_of(self._window, frame))
+
+    def again(self) -> Reader:
+        """Another reader of what is left of the same range."""
+        other = Reader(self._file, self._path, self._report, since_lsn=self._since, end=self._end)
+        other._go_back(self._place())
+        return other
 
     def read_tuples(self, max_count: int | None = None, reencode: bool = False) -> list[tuple[int, bytes]]:
         """Up to ``max_count`` records; with ``reencode`` a ChangeRecord carries the term of its frame."""
@@ -181,6 +184,28 @@ class Reader:
         self._offset, self._wide, self._last, self._seen = place
 
 
+class _Records(Iterator[_Record]):
+    """A reader's records one by one. No generator: that would end at its first error, as if nothing came behind."""
+
+    def __init__(self, reader: Reader, record: Callable[[Frame], _Record]) -> None:
+        self._reader = reader
+        self._record = record
+
+    def __next__(self) -> _Record:
+        reader = self._reader
+        place = reader._place()
+        try:
+            frame = reader._peek()
+            if frame is not None:
+                record = self._record(frame)
+                reader._advance(frame)
+                return record
+        except BaseException:
+            reader._go_back(place)
+            raise
+        raise StopIteration
+
+
 class _Whole:
     """A call that fails has read nothing: the reader stands where it stood."""
 
@@ -226,10 +251,10 @@ class ArrowStream:
             self._arrow: Any = importlib.import_module("pyarrow")
         except ImportError:
             raise ImportError("arrow_stream on the pure-Python core needs pyarrow: pip install pyarrow") from None
-        self._readers = iter(readers)
+        self._readers = tuple(readers)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """The stream as a capsule; it can be taken once."""
+        """The stream as a capsule; each call begins where the readers stand."""
         arrow = self._arrow
         schema = arrow.schema(
             [
@@ -243,7 +268,8 @@ class ArrowStream:
         return stream.__arrow_c_stream__(requested_schema)
 
     def _batches(self, schema: Any) -> Iterator[Any]:
-        for reader in self._readers:
+        for first in self._readers:
+            reader = first.again()
             while entries := reader.read_entries(_ARROW_RECORDS, _ARROW_BYTES):
                 columns = (
                     [entry.lsn for entry in entries],

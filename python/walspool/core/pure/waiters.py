@@ -23,7 +23,8 @@ class Waiters:
         # One lock for each who waits. A list's own operations are atomic, so that a publish takes no lock for it.
         self._gates: list[Any] = []
         self._listeners: list[int] = []
-        self._listener_lock = threading.Lock()
+        # Reentrant: a destructor that the garbage collector runs in here may remove its own.
+        self._listener_lock = threading.RLock()
 
     def wait(self, passed: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until ``passed()``; false when ``timeout`` seconds have gone before."""
@@ -51,7 +52,9 @@ class Waiters:
     def remove(self, fd: int) -> None:
         """End that; no write to ``fd`` is under way on return."""
         with self._listener_lock:
-            self._listeners = [listener for listener in self._listeners if listener != fd]
+            while fd in self._listeners:
+                with contextlib.suppress(ValueError):
+                    self._listeners.remove(fd)
 
     def wake(self) -> None:
         """There may be something new. Waking twice does no harm."""
@@ -60,6 +63,8 @@ class Waiters:
             with contextlib.suppress(RuntimeError):
                 gate.release()
         with self._listener_lock:
-            for fd in self._listeners:
+            for fd in tuple(self._listeners):
                 with contextlib.suppress(OSError):
-                    os.write(fd, _ONE)
+                    # Looked up for each one: it may have been removed, and the number given to another file.
+                    if fd in self._listeners:
+                        os.write(fd, _ONE)
