@@ -21,10 +21,11 @@ DIRECTION: list[tuple[str, str]] = [
     ("core.pure.reader", "errors records core.pure.change core.pure.frame core.pure.file core.pure.index"),
     ("core.pure.flush", "errors core.pure.frame core.pure.frames core.pure.file core.pure.index"),
     ("core.pure.waiters", ""),
+    ("core.pure.order", "errors records core.pure.change core.pure.frame"),
     (
         "core.pure.appender",
         "errors records core.pure.change core.pure.frame core.pure.frames core.pure.file core.pure.index "
-        "core.pure.flush core.pure.waiters",
+        "core.pure.flush core.pure.waiters core.pure.order",
     ),
     (
         "core.pure",
