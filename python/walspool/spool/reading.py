@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ from walspool.spool.verify import verify
 __all__ = ["ReadableLog"]
 
 
-class ReadableLog:
+class ReadableLog(ABC):
     """Base of ``LogicalWalSpool``. Safe to use from any number of threads; readers see only what is durable."""
 
     def __init__(self, path: Path) -> None:
@@ -26,8 +27,9 @@ class ReadableLog:
         self._reads = 0
         self._read_bytes = 0
 
+    @abstractmethod
     def _snapshot(self) -> Snapshot:
-        raise NotImplementedError
+        """The log as it is now."""
 
     # -- what it holds ------------------------------------------------------------------------------------------
 
@@ -37,9 +39,9 @@ class ReadableLog:
         return self._path
 
     @property
+    @abstractmethod
     def durable_lsn(self) -> int:
         """The highest LSN that readers see and that survives a crash; at least the LSN floor."""
-        raise NotImplementedError
 
     @property
     def current_lsn(self) -> int:
@@ -202,9 +204,9 @@ class ReadableLog:
         self._refuse_pruned(self._snapshot(), since_lsn)
         return following.afollow(self, since_lsn)
 
+    @abstractmethod
     def wait_for_lsn_after(self, since_lsn: int, timeout: float | None) -> bool:
         """Wait until the log is past ``since_lsn``: True, or False after ``timeout`` seconds. Decodes nothing."""
-        raise NotImplementedError
 
     async def await_lsn_after(self, since_lsn: int) -> bool:
         """``wait_for_lsn_after`` for asyncio, without a thread and without a limit."""
@@ -224,9 +226,9 @@ class ReadableLog:
             return reader.read_entries(max_count, max_bytes)
         return []
 
+    @abstractmethod
     def wakeup(self) -> following.Wakeup:
         """A descriptor that becomes readable when more is durable."""
-        raise NotImplementedError
 
     # -- the parts ----------------------------------------------------------------------------------------------
 

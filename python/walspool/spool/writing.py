@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ class WritableLog(ReadableLog):
         self._prunes = 0
         self._flusher = Flusher(self._append_each, path)
 
+    @abstractmethod
     def _segments(self, call: str) -> WriterSegments:
-        raise NotImplementedError
+        """The writer's segments; an error, naming ``call``, where there is no writer."""
 
     # -- appending ----------------------------------------------------------------------------------------------
 
