@@ -252,6 +252,17 @@ impl Appender {
         })
     }
 
+    /// No new record of a term below `term`, which is what one without a term gets.
+    pub fn raise_term(&self, term: u64) -> Result<(), CoreError> {
+        self.alive()?;
+        self.commit.with_queue(|queue| {
+            queue.open()?;
+            queue.term = queue.term.max(term);
+            self.published.raise_term(term);
+            Ok(())
+        })
+    }
+
     /// Waits for what is in flight, cuts the file to what is durable, and lets go of it. Later calls do nothing.
     pub fn close(&self) -> Result<(), CoreError> {
         if self.alive().is_err() {

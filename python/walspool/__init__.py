@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         QuorumTimeout,
         RebootstrapRequired,
         RecordDecodeError,
+        ReplicaIdInvalid,
+        SlotLimitReached,
         SlotStoreCorrupt,
         SpoolClosed,
         SpoolCorrupt,
@@ -40,6 +42,24 @@ if TYPE_CHECKING:
         WalspoolError,
     )
     from walspool.records import ABSENT, ChangeOperation, ChangeRecord, Position
+    from walspool.replication.buffer import WalBuffer
+    from walspool.replication.commit import (
+        CommitCounters,
+        CommitPolicy,
+        CommitResult,
+        CommitWaiter,
+        NotRequired,
+        Reached,
+        Regions,
+        TimedOut,
+    )
+    from walspool.replication.config import QuorumConfig, ReplicationConfig
+    from walspool.replication.primary import PrimaryReplication
+    from walspool.replication.quorum import FlowControl, Granted, QuorumCoordinator, Throttled
+    from walspool.replication.registry import ReplicaState, ReplicationProgress
+    from walspool.replication.resume import FullRebootstrap, PartialResync, ResumePlan
+    from walspool.replication.retention import RetentionReport, SlotRetention
+    from walspool.replication.slot import ReplicationSlot, SlotInvalidationCause, WalStatus
     from walspool.spool.log import LogicalWalSpool
     from walspool.spool.reports import (
         FrameBatch,
@@ -62,28 +82,52 @@ __all__ = [
     "ArrowStream",
     "ChangeOperation",
     "ChangeRecord",
+    "CommitCounters",
     "CommitError",
+    "CommitPolicy",
+    "CommitResult",
+    "CommitWaiter",
     "Diverged",
     "Entry",
+    "FlowControl",
     "FrameBatch",
     "FrameCorrupt",
     "FramesAppended",
+    "FullRebootstrap",
+    "Granted",
     "InsufficientReplicas",
     "LogicalWalSpool",
     "LsnOrderError",
     "LsnPruned",
     "MissingRegions",
+    "NotRequired",
+    "PartialResync",
     "PayloadTooLarge",
     "Position",
+    "PrimaryReplication",
     "Problem",
     "ProtocolError",
     "PruneReport",
+    "QuorumConfig",
+    "QuorumCoordinator",
     "QuorumTimeout",
+    "Reached",
     "RebootstrapRequired",
     "RecordDecodeError",
     "RecoveryReport",
+    "Regions",
     "RepairReport",
+    "ReplicaIdInvalid",
+    "ReplicaState",
+    "ReplicationConfig",
+    "ReplicationProgress",
+    "ReplicationSlot",
+    "ResumePlan",
+    "RetentionReport",
     "SegmentInfo",
+    "SlotInvalidationCause",
+    "SlotLimitReached",
+    "SlotRetention",
     "SlotStoreCorrupt",
     "SpoolClosed",
     "SpoolCorrupt",
@@ -93,15 +137,34 @@ __all__ = [
     "SpoolReadOnly",
     "SpoolStats",
     "StaleTermError",
+    "Throttled",
+    "TimedOut",
     "UnknownReplica",
     "VerifyReport",
+    "WalBuffer",
+    "WalStatus",
     "WalspoolError",
     "__version__",
     "open",
 ]
 
 #: Where the names live; the first of these modules that offers a name has it.
-_HOMES = ("walspool.errors", "walspool.core", "walspool.records", "walspool.spool.reports", "walspool.spool.log")
+_HOMES = (
+    "walspool.errors",
+    "walspool.core",
+    "walspool.records",
+    "walspool.spool.reports",
+    "walspool.spool.log",
+    "walspool.replication.buffer",
+    "walspool.replication.commit",
+    "walspool.replication.config",
+    "walspool.replication.primary",
+    "walspool.replication.quorum",
+    "walspool.replication.registry",
+    "walspool.replication.resume",
+    "walspool.replication.retention",
+    "walspool.replication.slot",
+)
 
 
 def __getattr__(name: str) -> Any:

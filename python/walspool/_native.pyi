@@ -395,6 +395,9 @@ class Appender:
     def raise_floor(self, lsn: int) -> None:
         """Take no LSN at or below ``lsn``."""
 
+    def raise_term(self, term: int) -> None:
+        """Take no term below ``term``; a record without a term gets it."""
+
     def wait_lsn(self, since_lsn: int, timeout: float | None) -> bool:
         """Wait until a record above ``since_lsn`` is durable; ``False`` after ``timeout`` seconds. Ctrl-C works."""
 

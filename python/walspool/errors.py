@@ -23,6 +23,8 @@ __all__ = [
     "QuorumTimeout",
     "RebootstrapRequired",
     "RecordDecodeError",
+    "ReplicaIdInvalid",
+    "SlotLimitReached",
     "SlotStoreCorrupt",
     "SpoolClosed",
     "SpoolCorrupt",
@@ -188,17 +190,34 @@ class LsnPruned(SpoolError, RebootstrapRequired):
 
 
 class SlotStoreCorrupt(WalspoolError):
-    """The slot file can't be read as one. Facts: ``path``, ``reason``, ``previous`` (the last good version)."""
+    """The slot file can't be read as one. Facts: ``path``, ``reason``, ``previous`` (the last good one or ``None``)."""
 
     summary = "the slot store {path} is damaged: {reason}"
-    advice = "put the previous version back, or remove the file if no replica needs the log"
+    advice = "put the previous version in its place, or remove the file if no replica needs the log"
     path: Any = None
     reason: str = ""
     previous: Any = None
 
 
+class SlotLimitReached(WalspoolError):
+    """There are as many slots as the configuration allows. Facts: ``replica_id``, ``max_slots``."""
+
+    summary = "no slot for the replica {replica_id}: there are {max_slots} already, which is max_slots"
+    advice = "drop one that nobody needs ('walspool slots list', 'walspool slots drop'), or raise max_slots"
+    replica_id: str = ""
+    max_slots: int = 0
+
+
+class ReplicaIdInvalid(WalspoolError, ValueError):
+    """A replica id outside the allowed set. Facts: ``replica_id`` (as ``repr`` shows it)."""
+
+    summary = "{replica_id} is no replica id"
+    advice = "use 1 to 64 of A-Z a-z 0-9 . _ -"
+    replica_id: str = ""
+
+
 class UnknownReplica(WalspoolError):
-    """An acknowledgement from an id with neither a registration nor a slot. Facts: ``replica_id``."""
+    """An id with neither a registration nor a slot. Facts: ``replica_id``."""
 
     summary = "the replica {replica_id} is not known here"
     advice = "register it first"
@@ -222,11 +241,17 @@ class RecordDecodeError(WalspoolError, ValueError):
 
 
 class CommitError(WalspoolError):
-    """A commit did not get the copies it asked for; its record is durable here. Facts: ``lsn``."""
+    """A commit did not get the copies it asked for; its record is durable here.
 
-    summary = "the commit did not reach the copies it asked for"
-    advice = "the record is durable on this machine"
-    lsn: int | None = None
+    Facts: ``lsn``, ``acks`` (how many replicas hold it durably).
+    """
+
+    summary = "the commit did not get the copies it asked for"
+    lsn: int = 0
+    acks: int = 0
+
+    def _words(self) -> str:
+        return f"{super()._words()}; LSN {self.lsn} is durable here and on {self.acks} replicas"
 
 
 class InsufficientReplicas(CommitError):

@@ -23,6 +23,7 @@ __all__ = [
     "Position",
     "check_u64",
     "decode_change",
+    "stable_bytes",
 ]
 
 MAX_U64: Final = 2**64 - 1
@@ -219,6 +220,19 @@ def check_u64(name: str, value: Any, where: str = "") -> int:
     if not 0 <= value <= MAX_U64:
         raise ValueError(f"{where}{name} must be between 0 and 2**64-1, not {value}")
     return value
+
+
+def stable_bytes(data: Any) -> bytes:
+    """The bytes of a bytes-like object, copied unless they can't change, so that what was checked is what is kept."""
+    if isinstance(data, bytes):
+        return data
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(f"data must be a bytes-like object, not {type(data).__name__}") from None
+    if not view.c_contiguous:
+        raise ValueError("data must be a contiguous buffer")
+    return view.tobytes()
 
 
 def _public_kind(kind: str) -> str:

@@ -131,6 +131,12 @@ impl Published {
         self.wake();
     }
 
+    /// No new record of a term below `term`.
+    pub fn raise_term(&self, term: u64) {
+        let _durable = self.durable.lock();
+        self.term.fetch_max(term, Ordering::AcqRel);
+    }
+
     /// Makes known why nothing may be written any more.
     pub fn poison(&self, reason: &str) {
         self.durable.lock().poisoned = Some(reason.to_owned());

@@ -211,6 +211,12 @@ impl PyAppender {
         self.detached(py, |appender| appender.raise_floor(lsn))
     }
 
+    /// No new record of a term below `term`.
+    fn raise_term(&self, py: Python<'_>, term: &Bound<'_, PyAny>) -> PyResult<()> {
+        let term = u64_arg(term, "term")?;
+        self.detached(py, |appender| appender.raise_term(term))
+    }
+
     /// Waits until the durable LSN is above `since_lsn`; false after `timeout` seconds. Ctrl-C works.
     fn wait_lsn(&self, py: Python<'_>, since_lsn: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
         let since_lsn = u64_arg(since_lsn, "since_lsn")?;

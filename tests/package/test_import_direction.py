@@ -60,7 +60,7 @@ DIRECTION: list[tuple[str, str]] = [
     ("spool.reading", "core errors records spool.files spool.follow spool.reports spool.segments spool.verify"),
     (
         "spool.writing",
-        "records spool.flusher spool.interrupt spool.prune spool.reading spool.reports spool.segments",
+        "errors records spool.flusher spool.interrupt spool.prune spool.reading spool.reports spool.segments",
     ),
     (
         "spool.log",
@@ -68,7 +68,39 @@ DIRECTION: list[tuple[str, str]] = [
         "spool.repair spool.reports spool.restart spool.segments spool.tail spool.writing",
     ),
     ("spool", ""),
-    ("", "core errors records spool.log spool.reports"),
+    ("replication.config", "records"),
+    ("replication.buffer", "errors records"),
+    ("replication.slot", "records"),
+    ("replication.slot_file", "errors replication.slot spool.files"),
+    ("replication.slots", "errors replication.slot replication.slot_file spool.interrupt"),
+    ("replication.retention", "replication.slot"),
+    ("replication.resume", "replication.slot"),
+    ("replication.registry", "records"),
+    ("replication.commit", "records replication.config"),
+    ("replication.quorum", "errors records replication.commit replication.config replication.registry"),
+    ("replication.backing", "errors records replication.buffer replication.resume spool.log"),
+    (
+        "replication.committing",
+        "errors records replication.backing replication.buffer replication.commit replication.config "
+        "replication.quorum replication.registry spool.log",
+    ),
+    (
+        "replication.retaining",
+        "errors records replication.backing replication.committing replication.config replication.resume "
+        "replication.retention replication.slot replication.slots spool.files",
+    ),
+    (
+        "replication.primary",
+        "errors records replication.backing replication.buffer replication.config replication.registry "
+        "replication.retaining replication.slots spool.files spool.log",
+    ),
+    ("replication", ""),
+    (
+        "",
+        "core errors records spool.log spool.reports replication.buffer replication.commit replication.config "
+        "replication.primary replication.quorum replication.registry replication.resume replication.retention "
+        "replication.slot",
+    ),
     ("cli", " core"),
 ]
 #: What lies in one of these is judged by its folder's line, except among itself.

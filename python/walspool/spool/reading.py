@@ -76,6 +76,18 @@ class ReadableLog(ABC):
         return self._snapshot().state.pruned_through
 
     @property
+    def holes(self) -> tuple[tuple[int, int], ...]:
+        """LSN ranges (first, last) that were acknowledged and are lost; a read that would cross one raises."""
+        return self._snapshot().state.holes
+
+    def extent_after(self, lsn: int) -> tuple[int, int]:
+        """How many records above ``lsn`` are retained, and the bytes of their frames on disk.
+
+        Reads at most 64 records of each segment that ``lsn`` falls into.
+        """
+        return self._snapshot().extent_after(check_u64("lsn", lsn))
+
+    @property
     def segments(self) -> tuple[SegmentInfo, ...]:
         """The files of the log, oldest first, the active one last."""
         view = self._snapshot()

@@ -61,6 +61,34 @@ class Segment:
                 break
         return counted, position_of(last) if last is not None else None
 
+    def extent_after(self, lsn: int) -> tuple[int, int]:
+        """How many records it has above ``lsn``, and the bytes of their frames."""
+        known = self.report
+        if known.records == 0 or known.highest_lsn <= lsn:
+            return 0, 0
+        if known.ordered and (known.first_lsn or 0) > lsn:
+            return known.records, known.valid_bytes
+        records, offset = known.records, 0
+        start = 0
+        if known.ordered:
+            for ordinal, (checkpoint, at) in enumerate(known.index.checkpoints()):
+                if checkpoint > lsn:
+                    break
+                start, records, offset = checkpoint - 1, known.records - ordinal * 64, at
+        kept = known.valid_bytes - offset
+        for entry in self.reader(start).entries():
+            if entry.lsn <= lsn:
+                records -= 1
+                kept -= _frame_bytes(entry)
+            elif known.ordered:
+                break
+        return records, kept
+
+
+def _frame_bytes(entry: core.Entry) -> int:
+    overhead = {1: 21, 2: 29, 3: 37}[entry.version] + (8 if entry.ownership_epoch is not None else 0)
+    return overhead + len(entry.payload)
+
 
 def position_of(entry: core.Entry) -> Position:
     """The position that a record has: the checksum is that of its version 3 frame with the timestamp taken as 0."""
@@ -119,6 +147,11 @@ class Snapshot:
             for lsn, _ in segment.reader(pruned).tuples():
                 return lsn
         return None
+
+    def extent_after(self, lsn: int) -> tuple[int, int]:
+        """How many records above ``lsn`` are retained, and the bytes of their frames."""
+        extents = [each.extent_after(max(lsn, self.state.pruned_through)) for each in self.everything()]
+        return sum(records for records, _ in extents), sum(size for _, size in extents)
 
     def hidden_records(self) -> int:
         """Records that are pruned while their bytes are still there."""

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from walspool.records import check_u64
+from walspool.errors import StaleTermError
+from walspool.records import check_u64, stable_bytes
 from walspool.spool.flusher import AppendItem, Flusher
 from walspool.spool.interrupt import uninterrupted
 from walspool.spool.prune import prune_through
@@ -104,7 +105,7 @@ class WritableLog(ReadableLog):
         for a bad one, and nothing of the call is appended.
         """
         segments = self._segments("append_frames")
-        data = _stable_copy(buffer)
+        data = stable_bytes(buffer)
         start = records = 0
         first: int | None = None
         last: int | None = None
@@ -146,6 +147,18 @@ class WritableLog(ReadableLog):
                     results += [error] * (len(items) - len(results))
         return results
 
+    def begin_term(self, term: int) -> None:
+        """Go on in ``term``, which is durable on return: records without a term carry it, lower terms are refused.
+
+        ``StaleTermError`` below ``current_term``.
+        """
+        segments = self._segments("begin_term")
+        current = segments.appender.current_term
+        if check_u64("term", term) < current:
+            raise StaleTermError(term=term, current_term=current)
+        segments.change_state(term=max(term, segments.state.term))
+        segments.appender.raise_term(term)
+
     # -- pruning ------------------------------------------------------------------------------------------------
 
     def prune_through(self, lsn: int) -> PruneReport:
@@ -164,19 +177,6 @@ class WritableLog(ReadableLog):
             report = prune_through(segments, lsn)
             self._prunes += 1
         return report
-
-
-def _stable_copy(buffer: Any) -> bytes:
-    """The buffer's bytes, copied unless they can't change, so that what was checked is what is written."""
-    if isinstance(buffer, bytes):
-        return buffer
-    try:
-        view = memoryview(buffer)
-    except TypeError:
-        raise TypeError(f"data must be a bytes-like object, not {type(buffer).__name__}") from None
-    if not view.c_contiguous:
-        raise ValueError("data must be a contiguous buffer")
-    return view.tobytes()
 
 
 def _all_of(segments: WriterSegments, step: Callable[[], bool], done: Callable[[], int | None]) -> None:

@@ -381,6 +381,17 @@ class Appender:
         self._turn(work)
         self._waiters.wake()
 
+    def raise_term(self, term: int) -> None:
+        """Accept no term below ``term`` any more; a record without a term gets it."""
+        check_u64("term", term)
+        self._own()
+
+        def work() -> None:
+            self._ready()
+            self._term = max(self._term, term)
+
+        self._turn(work)
+
     def close(self) -> None:
         """Wait for what is under way, trim the file, and let go of it. Twice does no harm.
 

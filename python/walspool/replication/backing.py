@@ -1,0 +1,247 @@
+"""The log under a primary: files with a buffer in front of them, or the buffer alone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from typing import Any
+
+from walspool.errors import SpoolClosed, SpoolError
+from walspool.records import check_u64, stable_bytes
+from walspool.replication.buffer import WalBuffer
+from walspool.replication.resume import LogBounds
+from walspool.spool.log import LogicalWalSpool
+
+__all__ = ["Backing", "MemoryBacking", "SpoolBacking"]
+
+log = logging.getLogger("walspool")
+
+
+class Backing(ABC):
+    """What a primary needs of a log. Safe to use from any number of threads."""
+
+    def __init__(self, buffer: WalBuffer) -> None:
+        self.buffer = buffer
+
+    @property
+    @abstractmethod
+    def current_lsn(self) -> int:
+        """The highest LSN."""
+
+    @property
+    @abstractmethod
+    def term(self) -> int:
+        """The term that new records have."""
+
+    @abstractmethod
+    def append(self, lsn: int, data: Any) -> None:
+        """Append a record; as durable as it gets on return."""
+
+    @abstractmethod
+    def append_next(self, data: Any) -> int:
+        """``append`` with the next LSN, which it returns."""
+
+    @abstractmethod
+    async def aappend_next(self, data: Any) -> int:
+        """``append_next`` for asyncio."""
+
+    @abstractmethod
+    def wait_after(self, since_lsn: int, timeout: float | None) -> bool:
+        """Wait until the log is past ``since_lsn``; False after ``timeout`` seconds."""
+
+    @property
+    @abstractmethod
+    def gone_through(self) -> int:
+        """The highest LSN at or below which records are pruned or lost; told without a look at the disk."""
+
+    @abstractmethod
+    def bounds(self) -> LogBounds:
+        """What the log still has."""
+
+    @abstractmethod
+    def extent_after(self, lsn: int) -> tuple[int, int]:
+        """How many records above ``lsn`` there are, and their bytes."""
+
+    @abstractmethod
+    def prunable(self, lsn: int) -> int:
+        """How far a prune through ``lsn`` goes: nothing that is appended from now on is at or below it."""
+
+    @abstractmethod
+    def prune(self, lsn: int) -> None:
+        """Drop every record at or below ``lsn``."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of it; wakes who waits."""
+
+
+class SpoolBacking(Backing):
+    """Files first; the buffer never holds what the disk does not."""
+
+    def __init__(self, buffer: WalBuffer, spool: LogicalWalSpool, term: int) -> None:
+        super().__init__(buffer)
+        self.spool = spool
+        if term > spool.current_term:
+            spool.begin_term(term)
+        buffer.set_current_lsn(spool.current_lsn)
+
+    @property
+    def current_lsn(self) -> int:
+        return self.spool.current_lsn
+
+    @property
+    def term(self) -> int:
+        return self.spool.current_term
+
+    def append(self, lsn: int, data: Any) -> None:
+        payload = stable_bytes(data)
+        self.spool.append(lsn, payload)
+        self._feed(lsn, payload)
+
+    def append_next(self, data: Any) -> int:
+        payload = stable_bytes(data)
+        lsn = self.spool.append_next(payload)
+        self._feed(lsn, payload)
+        return lsn
+
+    async def aappend_next(self, data: Any) -> int:
+        payload = stable_bytes(data)
+        lsn = await self.spool.aappend_next(payload)
+        self._feed(lsn, payload)
+        return lsn
+
+    def wait_after(self, since_lsn: int, timeout: float | None) -> bool:
+        if not self.spool.wait_for_lsn_after(since_lsn, timeout):
+            return False
+        if self.buffer.current_lsn <= since_lsn:  # who appended it has not fed the buffer yet
+            self._catch_up(self.spool.current_lsn)
+        return True
+
+    def _feed(self, lsn: int, payload: bytes) -> None:
+        if not self.buffer.append_if_next(lsn, payload):
+            self._catch_up(lsn)
+
+    def _catch_up(self, lsn: int) -> None:
+        """Records between may be another thread's that was not back here yet, or none: the files know."""
+        held = self.buffer.current_lsn
+        records = []
+        try:
+            for each in self.spool.tuples(held):
+                if each[0] > lsn:
+                    break
+                records.append(each)
+        except (SpoolError, OSError) as error:
+            # the record is durable, so the append stands; a buffer with a gap would hide records from its readers
+            log.error("the buffer starts anew behind LSN %d: %s", lsn, error)
+            self.buffer.restart(lsn)
+            return
+        self.buffer.extend(records)
+
+    @property
+    def gone_through(self) -> int:
+        return max((self.spool.pruned_through, *(high for _, high in self.spool.holes)))
+
+    def bounds(self) -> LogBounds:
+        spool = self.spool
+        return LogBounds(spool.oldest_lsn, spool.current_lsn, spool.pruned_through, spool.holes)
+
+    def extent_after(self, lsn: int) -> tuple[int, int]:
+        return self.spool.extent_after(lsn)
+
+    def prunable(self, lsn: int) -> int:
+        return lsn  # the spool's LSNs go on above it
+
+    def prune(self, lsn: int) -> None:
+        self.spool.prune_through(lsn)
+        self.buffer.prune_through(lsn)
+
+    def close(self) -> None:
+        self.spool.close()
+
+
+class MemoryBacking(Backing):
+    """No data path: nothing is durable, everything else is as with files."""
+
+    def __init__(self, buffer: WalBuffer, term: int) -> None:
+        super().__init__(buffer)
+        self._term = term
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[int, threading.Event]] = []
+        self._closed = False
+
+    @property
+    def current_lsn(self) -> int:
+        return self.buffer.current_lsn
+
+    @property
+    def term(self) -> int:
+        return self._term
+
+    def append(self, lsn: int, data: Any) -> None:
+        self._open()
+        self.buffer.append(lsn, data)
+        self._wake()
+
+    def append_next(self, data: Any) -> int:
+        self._open()
+        lsn = self.buffer.append_next(data)
+        self._wake()
+        return lsn
+
+    async def aappend_next(self, data: Any) -> int:
+        return self.append_next(data)
+
+    def wait_after(self, since_lsn: int, timeout: float | None) -> bool:
+        check_u64("since_lsn", since_lsn)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        passed = threading.Event()
+        entry = (since_lsn, passed)
+        with self._lock:
+            self._waiting.append(entry)
+        try:
+            while self.current_lsn <= since_lsn:
+                self._open()
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                passed.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
+            return True
+        finally:
+            with self._lock:
+                if entry in self._waiting:
+                    self._waiting.remove(entry)
+
+    def _wake(self) -> None:
+        if not self._waiting:
+            return
+        with self._lock:
+            ready = [each for each in self._waiting if self._closed or each[0] < self.current_lsn]
+            self._waiting = [each for each in self._waiting if each not in ready]
+        for _, passed in ready:
+            passed.set()
+
+    @property
+    def gone_through(self) -> int:
+        return self.buffer.pruned_through
+
+    def bounds(self) -> LogBounds:
+        return LogBounds(self.buffer.oldest_lsn, self.buffer.current_lsn, self.buffer.pruned_through)
+
+    def extent_after(self, lsn: int) -> tuple[int, int]:
+        return self.buffer.extent_after(lsn)
+
+    def prunable(self, lsn: int) -> int:
+        return min(lsn, self.buffer.current_lsn)
+
+    def prune(self, lsn: int) -> None:
+        self.buffer.prune_through(lsn)
+
+    def close(self) -> None:
+        self._closed = True
+        self._wake()
+
+    def _open(self) -> None:
+        if self._closed:
+            raise SpoolClosed("the primary is closed; open it again", path=None)

@@ -1,0 +1,271 @@
+"""``PrimaryReplication``: wiring. Each part keeps its own lock; values pass between them here."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from walspool.errors import SpoolClosed, UnknownReplica
+from walspool.records import check_u64
+from walspool.replication.backing import Backing, MemoryBacking, SpoolBacking
+from walspool.replication.buffer import WalBuffer
+from walspool.replication.config import ReplicationConfig
+from walspool.replication.registry import ReplicaRegistry, ReplicaState, ReplicationProgress
+from walspool.replication.retaining import RetainingPrimary
+from walspool.replication.slots import SlotStore
+from walspool.spool.files import slots_path
+from walspool.spool.log import LogicalWalSpool
+
+__all__ = ["PrimaryReplication"]
+
+StrPath = str | os.PathLike[str]
+
+
+class PrimaryReplication(RetainingPrimary):
+    """The primary of a replicated log: it knows each replica and keeps exactly the log that they need.
+
+    ``data_path``: where the log and the slots are kept; ``None`` keeps both in memory. ``config``: limits and defaults.
+    ``recovery``: as for ``walspool.open``. ``clock``: a function that gives Unix time in ms; without one, elapsed time
+    is monotonic, so that a jump of the wall clock invalidates nobody.
+
+    Safe to use from any number of threads; a context manager. ``SpoolLocked`` where another primary has the data path,
+    ``SlotStoreCorrupt`` where the slot file can't be read, ``SpoolCorrupt``, ``OSError``.
+
+    >>> from walspool import PrimaryReplication
+    >>> with PrimaryReplication() as primary:
+    ...     primary.register_replica("eu-1")
+    ...     result = primary.commit(b"paid")
+    ...     primary.ack_replica_lsn("eu-1", applied_lsn=1, durable_lsn=1)
+    ...     primary.retention_floor_lsn()
+    0
+    1
+    """
+
+    def __init__(
+        self,
+        data_path: StrPath | None = None,
+        config: ReplicationConfig | None = None,
+        *,
+        recovery: Literal["truncate", "strict"] = "truncate",
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self._closed = True
+        config = ReplicationConfig.primary() if config is None else config
+        now = _steady_clock() if clock is None else clock
+        backing = _open_backing(data_path, config, recovery)
+        try:
+            path = None if data_path is None else slots_path(data_path)
+            slots = SlotStore(path, now(), config.max_slots, config.slot_flush_interval_ms)
+        except BaseException:
+            backing.close()
+            raise
+        super().__init__(backing, config, slots, now)
+        self._replicas = ReplicaRegistry()
+        # also when it is forgotten, and when the interpreter ends: the slot file is then up to date
+        self._finish = weakref.finalize(self, _close_parts, slots, backing)
+        self._closed = False
+
+    @staticmethod
+    def slot_path_for(data_path: StrPath) -> Path:
+        """The slot file of a data path: ``DIR/NAME.logical.slots.json`` (RedDB's rule)."""
+        return slots_path(data_path)
+
+    # -- the registry --------------------------------------------------------------------------------------------------
+
+    def register_replica(self, id: str, region: str | None = None) -> int:
+        """Register a replica and return its slot's restart LSN: it goes on with the records above that.
+
+        A new id gets a slot at the end of the log, durable on return. A known one keeps its progress; ``region``
+        replaces what was given before. ``ReplicaIdInvalid``, ``SlotLimitReached``, ``OSError``: nothing has changed.
+        """
+        self._open()
+        if region is not None and not isinstance(region, str):
+            raise TypeError(f"region must be a str or None, not {type(region).__name__}")
+        now_ms = self._now()
+        restart_lsn = self._slots.register(id, lambda: self._backing.current_lsn, now_ms)
+        self._register(id, restart_lsn, region, now_ms)
+        self._sample()
+        return restart_lsn
+
+    def register_replica_with_region(self, id: str, region: str) -> int:
+        """``register_replica`` under the reference's name."""
+        return self.register_replica(id, region)
+
+    def ensure_replica_registered(self, id: str) -> bool:
+        """Register a replica unless it is; whether it was not. A known one is not refreshed."""
+        self._open()
+        if id in self._replicas:
+            return False
+        self.register_replica(id)
+        return True
+
+    def unregister_replica(self, id: str) -> bool:
+        """Forget a replica and what it acknowledged; whether it was there. Its slot stays and holds the log."""
+        self._open()
+        known = self._replicas.unregister(id)
+        if known:
+            self.commit_waiter.drop_replica(id)
+        return known
+
+    def set_replica_rebootstrapping(self, id: str, flag: bool) -> bool:
+        """Note that a replica is loading a snapshot, or has done so; whether the replica is known."""
+        self._open()
+        return self._replicas.set_rebootstrapping(id, flag)
+
+    def note_replica_pull(self, id: str, last_sent_lsn: int) -> None:
+        """A replica was sent everything through ``last_sent_lsn``. Waits for no disk."""
+        self._open()
+        check_u64("last_sent_lsn", last_sent_lsn)
+        now_ms = self._now()
+        self._replicas.note_sent(id, last_sent_lsn, now_ms)
+        self._slots.touch(id, now_ms)
+        self._sample()
+
+    def ack_replica_lsn(
+        self,
+        id: str,
+        applied_lsn: int,
+        durable_lsn: int,
+        apply_error_count: int = 0,
+        divergence_count: int = 0,
+    ) -> None:
+        """A replica has applied through ``applied_lsn`` and holds everything through ``durable_lsn`` durably.
+
+        Every number only moves forward; the slot goes with them, and commits that wait for the copy are woken. Waits
+        for no disk. ``UnknownReplica`` for an id with neither a registration nor a slot.
+        """
+        self._open()
+        check_u64("applied_lsn", applied_lsn)
+        check_u64("durable_lsn", durable_lsn)
+        check_u64("apply_error_count", apply_error_count)
+        check_u64("divergence_count", divergence_count)
+        now_ms = self._now()
+        self._admit_known(id, now_ms)
+        self._slots.advance(id, applied_lsn, durable_lsn, now_ms)
+        self._replicas.ack(id, applied_lsn, durable_lsn, now_ms, apply_error_count, divergence_count)
+        self.commit_waiter.record_replica_ack(id, durable_lsn)
+        self._sample()
+
+    def ack_replica(self, id: str, lsn: int) -> None:
+        """A replica holds everything through ``lsn``; its slot is neither moved nor touched. ``UnknownReplica``."""
+        self._open()
+        check_u64("lsn", lsn)
+        now_ms = self._now()
+        self._admit_known(id, now_ms)
+        self._replicas.ack(id, lsn, lsn, now_ms)
+        self.commit_waiter.record_replica_ack(id, lsn)
+
+    def replica_snapshots(self) -> list[ReplicaState]:
+        """The registered replicas, sorted by id; copies."""
+        self._open()
+        return self._replicas.snapshots()
+
+    def replication_progress(self) -> ReplicationProgress | None:
+        """How far the replicas lag, and what all of them hold; ``None`` without replicas."""
+        return ReplicationProgress.from_replicas(self.replica_snapshots())
+
+    @property
+    def replica_count(self) -> int:
+        """How many replicas are registered."""
+        return len(self._replicas)
+
+    @property
+    def topology_epoch(self) -> int:
+        """Goes up whenever a replica comes, goes, or begins or ends a re-bootstrap."""
+        return self._replicas.topology_epoch
+
+    def bump_topology_epoch(self) -> None:
+        """Count one more change of the topology."""
+        self._open()
+        self._replicas.bump_epoch()
+
+    def reset_slot(self, id: str, lsn: int) -> None:
+        """Make a slot valid again at ``lsn``, for a replica that has loaded a snapshot of that LSN.
+
+        What it acknowledged before counts no more. ``UnknownReplica``; ``LsnPruned`` where records above ``lsn`` are
+        gone, ``AckBeyondWal`` above the end of the log, ``OSError``: nothing has changed.
+        """
+        super().reset_slot(id, lsn)
+        replica = self._replicas.get(id)
+        if replica is not None:
+            self._replicas.unregister(id)
+            self.commit_waiter.drop_replica(id)
+            self._register(id, lsn, replica.region, self._now())
+
+    def _register(self, id: str, restart_lsn: int, region: str | None, now_ms: int) -> None:
+        self._replicas.register(id, restart_lsn, region, now_ms)
+        replica = self._replicas.get(id)
+        if replica is not None:
+            self.commit_waiter.note_region(id, replica.region)
+
+    def _admit_known(self, id: str, now_ms: int) -> None:
+        """An id with a slot but no registration, as after a restart of the primary, is registered first."""
+        if id in self._replicas:
+            return
+        slot = self._slots.get(id)
+        if slot is None:
+            raise UnknownReplica(replica_id=id)
+        self._register(id, slot.restart_lsn, None, now_ms)
+
+    # -- closing -------------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called, or this is a forked child's copy."""
+        return self._closed or self._slots.closed
+
+    def close(self) -> None:
+        """Write the slots, close the log. May be called twice; any other call then raises ``SpoolClosed``."""
+        self._closed = True
+        self._finish()
+
+    def _open(self) -> None:
+        if self._closed or self._slots.closed:
+            raise SpoolClosed("the primary is closed; open it again", path=self._slots.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and not self._slots.closed:
+            warnings.warn(f"unclosed primary {self._slots.path}", ResourceWarning, source=self, stacklevel=2)
+
+    def __repr__(self) -> str:
+        where = "in memory" if self._slots.path is None else repr(str(self._slots.path))
+        return f"<PrimaryReplication {where}{' closed' if self.closed else ''}>"
+
+
+def _open_backing(data_path: StrPath | None, config: ReplicationConfig, recovery: Any) -> Backing:
+    buffer = WalBuffer(config.buffer_capacity, config.buffer_max_bytes)
+    if data_path is None:
+        return MemoryBacking(buffer, config.term)
+    spool = LogicalWalSpool.open(data_path, segment_bytes=config.segment_bytes, recovery=recovery)
+    try:
+        return SpoolBacking(buffer, spool, config.term)
+    except BaseException:
+        spool.close()
+        raise
+
+
+def _close_parts(slots: SlotStore, backing: Backing) -> None:
+    try:
+        slots.close()
+    finally:
+        backing.close()
+
+
+def _steady_clock() -> Callable[[], int]:
+    """Unix time in ms as it was now, plus the time that has passed since: it never jumps."""
+    start_ns = time.time_ns() - time.monotonic_ns()
+    return lambda: (start_ns + time.monotonic_ns()) // 1_000_000

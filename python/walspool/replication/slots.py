@@ -1,0 +1,339 @@
+"""``SlotStore``: the slots in memory, and the file that may lag them but never leads."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from walspool.errors import ReplicaIdInvalid, SlotLimitReached, SpoolClosed, UnknownReplica
+from walspool.replication.slot import ReplicationSlot, SlotInvalidationCause
+from walspool.replication.slot_file import load_slots, save_slots
+from walspool.spool.interrupt import uninterrupted
+
+__all__ = ["SlotStore", "check_replica_id"]
+
+log = logging.getLogger("walspool")
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_Slots = dict[str, ReplicationSlot]
+#: Id, the slot before, the slot now; ``None`` where there is none.
+_Change = tuple[str, ReplicationSlot | None, ReplicationSlot | None]
+_stores: weakref.WeakSet[SlotStore] = weakref.WeakSet()
+
+
+def check_replica_id(replica_id: str) -> str:
+    """Return an id for a new replica; refuse what is not 1 to 64 of ``A-Z a-z 0-9 . _ -``."""
+    if not isinstance(replica_id, str):
+        raise TypeError(f"a replica id must be a str, not {type(replica_id).__name__}")
+    if not _ID.fullmatch(replica_id):
+        raise ReplicaIdInvalid(replica_id=repr(replica_id[:80]))
+    return replica_id
+
+
+class SlotStore:
+    """The slots of one primary. Safe to use from any number of threads.
+
+    ``path``: the slot file, ``None`` to keep them in memory only. ``now_ms``: Unix time in ms, for what the file leaves
+    out. Progress is in memory at once and in the file within ``flush_interval_ms``; a slot that is made, dropped, reset
+    or invalidated is in the file when the call returns. The memory's lock is never held while the disk is waited for.
+    """
+
+    def __init__(self, path: Path | None, now_ms: int, max_slots: int = 64, flush_interval_ms: int = 100) -> None:
+        self._path = path
+        self._max_slots = max_slots
+        self._interval = flush_interval_ms / 1000
+        self._slots: _Slots = load_slots(path, now_ms) if path is not None else {}
+        #: The slots in the file: what a prune may rely on.
+        self._saved: _Slots = dict(self._slots)
+        #: From when idle time counts for slots whose replica was not seen since this opening.
+        self._unseen = dict.fromkeys(self._slots, now_ms)
+        self._lock = threading.Lock()
+        self._changes = 0
+        self._saved_changes = 0
+        self._prunes: list[int] = []
+        self._writing = False
+        self._waiting: list[threading.Event] = []
+        self._dirty = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        _stores.add(self)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path | None:
+        """The slot file."""
+        return self._path
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called, or this is a forked child's copy."""
+        return self._closed
+
+    def get(self, replica_id: str) -> ReplicationSlot | None:
+        """The slot of a replica as it is now."""
+        return self._slots.get(replica_id)
+
+    def snapshots(self) -> list[ReplicationSlot]:
+        """All slots, sorted by id."""
+        with self._lock:
+            return sorted(self._slots.values(), key=lambda slot: slot.id)
+
+    def seen_at(self) -> dict[str, int]:
+        """Per slot when its replica was last seen, or for a loaded one not seen since, when the slots were opened."""
+        with self._lock:
+            return {name: self._unseen.get(name, slot.last_seen_at_unix_ms) for name, slot in self._slots.items()}
+
+    @property
+    def pruning_through(self) -> int:
+        """The highest LSN that a prune under way removes; 0 without one."""
+        return max(self._prunes, default=0)
+
+    # -- progress, in the file within the flush interval ---------------------------------------------------------------
+
+    def touch(self, replica_id: str, now_ms: int) -> None:
+        """The replica was heard of; invalid and unknown slots stay as they are."""
+        with self._lock:
+            self._open()
+            slot = self._slots.get(replica_id)
+            if slot is None or not slot.valid:
+                return
+            self._put(replica_id, replace(slot, last_seen_at_unix_ms=now_ms))
+        self._flush_later()
+
+    def advance(self, replica_id: str, applied_lsn: int, durable_lsn: int, now_ms: int) -> None:
+        """The replica acknowledged; invalid and unknown slots stay as they are."""
+        with self._lock:
+            self._open()
+            slot = self._slots.get(replica_id)
+            if slot is None or not slot.valid:
+                return
+            advanced = ReplicationSlot(
+                replica_id,
+                max(slot.restart_lsn, durable_lsn),
+                max(slot.confirmed_lsn, applied_lsn, durable_lsn),
+                now_ms,
+                None,
+                slot.invalidated_at_unix_ms,
+            )
+            self._put(replica_id, advanced)
+        self._flush_later()
+
+    # -- changes that are in the file on return ------------------------------------------------------------------------
+
+    def register(self, replica_id: str, current_lsn: Callable[[], int], now_ms: int) -> int:
+        """The restart LSN of a known slot, which counts as seen, or of a new one.
+
+        A new one starts at ``current_lsn()``, or above what a prune under way removes. ``ReplicaIdInvalid``,
+        ``SlotLimitReached``, ``OSError``: there is no new slot.
+        """
+        with self._lock:
+            self._open()
+            slot = self._slots.get(replica_id)
+            if slot is not None:
+                now = replace(slot, last_seen_at_unix_ms=now_ms)
+            else:
+                check_replica_id(replica_id)
+                if len(self._slots) >= self._max_slots:
+                    raise SlotLimitReached(replica_id=replica_id, max_slots=self._max_slots)
+                start = max(current_lsn(), self.pruning_through)
+                now = ReplicationSlot(replica_id, start, start, now_ms)
+            self._put(replica_id, now)
+            durable = replica_id in self._saved
+        if durable:
+            self._flush_later()
+        else:
+            self._flush_or_undo([(replica_id, slot, now)])
+        return now.restart_lsn
+
+    def drop(self, replica_id: str) -> None:
+        """Forget a slot. ``UnknownReplica``, or ``OSError``: it is there as before."""
+        with self._lock:
+            self._open()
+            slot = self._known(replica_id)
+            self._put(replica_id, None)
+        self._flush_or_undo([(replica_id, slot, None)])
+
+    def reset(self, replica_id: str, lsn: int, check: Callable[[int], None], now_ms: int) -> None:
+        """Make a slot valid at ``lsn``. ``check`` gets what a prune under way removes through, and may refuse."""
+        with self._lock:
+            self._open()
+            slot = self._known(replica_id)
+            check(self.pruning_through)
+            made = ReplicationSlot(replica_id, lsn, lsn, now_ms)
+            self._put(replica_id, made)
+        self._flush_or_undo([(replica_id, slot, made)])
+
+    def invalidate(
+        self, judge: Callable[[ReplicationSlot, int], SlotInvalidationCause | None], now_ms: int
+    ) -> list[tuple[str, SlotInvalidationCause]]:
+        """Invalidate the valid slots for which ``judge`` gives a cause; those and their causes, sorted by id.
+
+        ``judge`` gets a slot and the time from which its idleness counts.
+        """
+        found = []
+        changes: list[_Change] = []
+        with self._lock:
+            self._open()
+            for name, slot in sorted(self._slots.items()):
+                cause = judge(slot, self._unseen.get(name, slot.last_seen_at_unix_ms)) if slot.valid else None
+                if cause is not None:
+                    found.append((name, cause))
+                    changes.append(
+                        (name, slot, replace(slot, invalidation_reason=cause, invalidated_at_unix_ms=now_ms))
+                    )
+            for name, _, invalid in changes:
+                self._put(name, invalid, seen=False)
+        if found:
+            self._flush_or_undo(changes)
+        return found
+
+    # -- pruning -------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def pruning(self, through: Callable[[int | None], int]) -> Iterator[int]:
+        """A prune, through an LSN that no slot needs, neither on disk nor in memory.
+
+        ``through`` gets the floor, ``None`` without valid slots, and says how far to prune. A slot that is made while
+        the prune runs starts above that.
+        """
+        with self._lock:
+            self._open()
+            held = [slot.restart_lsn for slot in (*self._saved.values(), *self._slots.values()) if slot.valid]
+            target = through(min(held, default=None))
+            self._prunes.append(target)
+        try:
+            yield target
+        finally:
+            with self._lock:
+                self._prunes.remove(target)
+
+    # -- the file ------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the file unless it holds all that was changed before the call. ``OSError``: it holds what it held.
+
+        Calls of several threads at a time share one write.
+        """
+        wanted = self._changes
+        # Ctrl-C in the middle would leave the others waiting for a write that nobody does
+        while (done := uninterrupted(lambda: self._write_or_wait(wanted))) is not None:
+            done.wait()
+
+    def _write_or_wait(self, wanted: int) -> threading.Event | None:
+        with self._lock:
+            self._open()
+            if self._path is None or self._saved_changes >= wanted:
+                return None
+            if self._writing:
+                done = threading.Event()
+                self._waiting.append(done)
+                return done
+            self._writing = True
+            slots, changes = dict(self._slots), self._changes
+        written = False
+        try:
+            save_slots(self._path, list(slots.values()))
+            written = True
+        finally:
+            with self._lock:
+                self._writing = False
+                if written:
+                    self._saved, self._saved_changes = slots, changes
+                waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                each.set()
+        return None
+
+    def _flush_or_undo(self, changes: list[_Change]) -> None:
+        try:
+            self.flush()
+        except BaseException:
+            with self._lock:
+                for name, before, now in changes:
+                    if (self._slots.get(name) is None) == (now is None):
+                        self._put(name, before, seen=False)
+            self._flush_later()  # a write that failed late may be in the file all the same
+            raise
+
+    def _flush_later(self) -> None:
+        if self._path is None:
+            return
+        if not self._dirty.is_set():
+            self._dirty.set()
+        if self._thread is None:
+            with self._lock:
+                if self._thread is not None or self._closed:
+                    return
+                self._thread = threading.Thread(target=self._flush_when_dirty, name="walspool-slots", daemon=True)
+                self._thread.start()
+
+    def _flush_when_dirty(self) -> None:
+        failing = False
+        while True:
+            self._dirty.wait()
+            self._stop.wait(self._interval)
+            self._dirty.clear()
+            try:
+                self.flush()
+                failing = False
+            except SpoolClosed:
+                return
+            except OSError as error:
+                if not failing:
+                    log.error("the slot file %s can't be written, so it lags: %s", self._path, error)
+                failing = True
+                self._dirty.set()
+
+    def close(self) -> None:
+        """Write what the file does not hold yet, and end. May be called twice; any later change is refused."""
+        if self._closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._closed = True
+            self._stop.set()
+            self._dirty.set()
+
+    def abandon(self) -> None:
+        """In a forked child: refuse every call, write nothing. A lock that another thread held is held for ever."""
+        self._closed = True
+        self._lock = threading.Lock()
+
+    # -- within the lock -----------------------------------------------------------------------------------------------
+
+    def _put(self, replica_id: str, slot: ReplicationSlot | None, *, seen: bool = True) -> None:
+        if slot is None:
+            self._slots.pop(replica_id, None)
+        else:
+            self._slots[replica_id] = slot
+        if seen:
+            self._unseen.pop(replica_id, None)
+        self._changes += 1
+
+    def _known(self, replica_id: str) -> ReplicationSlot:
+        slot = self._slots.get(replica_id)
+        if slot is None:
+            raise UnknownReplica(replica_id=replica_id)
+        return slot
+
+    def _open(self) -> None:
+        if self._closed:
+            raise SpoolClosed(path=self._path)
+
+
+def _forget_in_child() -> None:
+    for store in list(_stores):
+        store.abandon()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
