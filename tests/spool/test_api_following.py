@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import errno
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -205,3 +209,25 @@ def test_asyncio_waiters_end_at_close(log: Spool, tmp_path: Path, read_only: boo
 
     outcomes = asyncio.run(run())
     assert [type(each) for each in outcomes] == [walspool.SpoolClosed] * 2
+
+
+def test_follow_looks_now_and_then_where_the_system_grants_no_more_watches(
+    log: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Linux gives each user a number of inotify instances, 128 by default."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    taken = []
+    with walspool.open(tmp_path / "app.db", read_only=True) as reader, contextlib.ExitStack() as stack:
+        while (fd := libc.inotify_init1(os.O_CLOEXEC)) >= 0:
+            taken.append(fd)
+            stack.callback(os.close, fd)
+        assert ctypes.get_errno() == errno.EMFILE
+        following = reader.follow(9)
+        assert next(following).lsn == 10
+        appender = threading.Thread(target=log.append, args=(11, b"new"))
+        appender.start()
+        assert next(following).payload == b"new"
+        appender.join()
+        log.append(12, b"newer")
+        assert next(following).payload == b"newer"
+    assert any("no inotify is left" in each.message for each in caplog.records)

@@ -143,8 +143,8 @@ class _Queue:
         return self._queued
 
     def add(self, wait: _Wait) -> None:
-        wait.queued = True
         self._queued += 1
+        wait.queued = True
         heappush(self._heap, (wait.target_lsn, next(self._numbers), wait))
 
     def take_through(self, lsn: int) -> list[_Wait]:
@@ -187,7 +187,7 @@ class CommitWaiter:
 
     def record_replica_ack(self, id: str, lsn: int) -> None:
         """A replica holds everything up to ``lsn`` durably. An LSN below an earlier one changes nothing."""
-        _check_id(id)
+        _check_text("id", id)
         check_u64("lsn", lsn)
         with self._lock:
             if lsn <= self._acks.get(id, -1):
@@ -199,7 +199,9 @@ class CommitWaiter:
 
     def note_region(self, id: str, region: str | None) -> None:
         """A replica is in this region, ``None`` for in none; it replaces what was noted before."""
-        _check_id(id)
+        _check_text("id", id)
+        if region is not None:
+            _check_text("region", region)
         with self._lock:
             if region is None:
                 self._regions.pop(id, None)
@@ -379,9 +381,9 @@ def _loop_wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Future[None]) -> 
     return wake
 
 
-def _check_id(id: Any) -> None:
-    if not isinstance(id, str):
-        raise TypeError(f"the id of a replica must be a str, not {type(id).__name__}")
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"the {name} of a replica must be a str, not {type(value).__name__}")
 
 
 def _bounded(timeout: Any) -> float:

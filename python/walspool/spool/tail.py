@@ -29,6 +29,8 @@ log = logging.getLogger("walspool")
 _TRIES = 100
 #: How long to wait between looks where the system can't say that a file changed.
 POLL_S = 0.1
+#: What the system says when this user has as many watches as it grants.
+_USED_UP = (errno.EMFILE, errno.ENOSPC)
 
 
 class ReaderSegments:
@@ -162,8 +164,8 @@ class ReaderSegments:
 class MarkWatch:
     """Wakes when the writer in another process makes records durable: inotify on the mark, without polling.
 
-    ``wait_fd`` is readable after a change, or once the spool closes; ``None`` where there is no inotify, and waiting
-    looks ten times a second.
+    ``wait_fd`` is readable after a change, or once the spool closes; ``None`` where there is no inotify or no more of
+    it, and waiting looks ten times a second.
     """
 
     #: Modified, or renamed or removed, so that the next mark is another file.
@@ -178,18 +180,25 @@ class MarkWatch:
         self._inotify = -1
         if not sys.platform.startswith("linux"):
             return
+        try:
+            self._watch()
+        except BaseException as error:
+            self.close()
+            if not isinstance(error, OSError) or error.errno not in _USED_UP:
+                raise
+            log.warning(
+                "no inotify is left for %s, which is looked at ten times a second instead: %s", files.mark, error
+            )
+
+    def _watch(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._inotify = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._inotify < 0:
-            raise OSError(ctypes.get_errno(), "inotify is not to be had", str(files.mark))
-        try:
-            self._arm()
-            self._either = select.epoll()
-            self._either.register(self._inotify, select.EPOLLIN)
-            self._either.register(closing.wait_fd, select.EPOLLIN)
-        except BaseException:
-            self.close()
-            raise
+            raise OSError(ctypes.get_errno(), "inotify is not to be had", str(self._files.mark))
+        self._arm()
+        self._either = select.epoll()
+        self._either.register(self._inotify, select.EPOLLIN)
+        self._either.register(self._closing.wait_fd, select.EPOLLIN)
         self.wait_fd = self._either.fileno()
 
     def _arm(self) -> None:
