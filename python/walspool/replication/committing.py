@@ -30,8 +30,6 @@ class CommittingPrimary(ABC):
         self._config = config
         #: Who holds what durably.
         self.commit_waiter = CommitWaiter()
-        #: The quorum of the configuration.
-        self.quorum = QuorumCoordinator(self, config.quorum)
         self._flow = FlowControl(config.flow_target_lag_lsn)
 
     @abstractmethod
@@ -72,6 +70,11 @@ class CommittingPrimary(ABC):
     def term(self) -> int:
         """The term that new records have: the configured one, or a higher one that the log already holds."""
         return self._backing.term
+
+    @property
+    def quorum(self) -> QuorumCoordinator:
+        """The quorum of the configuration."""
+        return QuorumCoordinator(self, self._config.quorum)
 
     # -- appending -----------------------------------------------------------------------------------------------------
 

@@ -67,8 +67,8 @@ class PrimaryReplication(RetainingPrimary):
             raise
         super().__init__(backing, config, slots, now)
         self._replicas = ReplicaRegistry()
-        # also when it is forgotten, and when the interpreter ends: the slot file is then up to date
-        self._finish = weakref.finalize(self, _close_parts, slots, backing)
+        # when it is forgotten, and when the interpreter ends, the slot file still gets what it lacks
+        self._forgotten = weakref.finalize(self, _close_forgotten, slots, backing)
         self._closed = False
 
     @staticmethod
@@ -223,7 +223,8 @@ class PrimaryReplication(RetainingPrimary):
     def close(self) -> None:
         """Write the slots, close the log. May be called twice; any other call then raises ``SpoolClosed``."""
         self._closed = True
-        self._finish()
+        if self._forgotten.detach() is not None:
+            _close(self._slots, self._backing)
 
     def _open(self) -> None:
         if self._closed or self._slots.closed:
@@ -236,10 +237,6 @@ class PrimaryReplication(RetainingPrimary):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and not self._slots.closed:
-            warnings.warn(f"unclosed primary {self._slots.path}", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         where = "in memory" if self._slots.path is None else repr(str(self._slots.path))
@@ -258,7 +255,13 @@ def _open_backing(data_path: StrPath | None, config: ReplicationConfig, recovery
         raise
 
 
-def _close_parts(slots: SlotStore, backing: Backing) -> None:
+def _close_forgotten(slots: SlotStore, backing: Backing) -> None:
+    if not slots.closed:
+        warnings.warn(f"unclosed primary {slots.path}", ResourceWarning, stacklevel=2)
+        _close(slots, backing)
+
+
+def _close(slots: SlotStore, backing: Backing) -> None:
     try:
         slots.close()
     finally:

@@ -57,6 +57,8 @@ class SlotStore:
         self._lock = threading.Lock()
         self._changes = 0
         self._saved_changes = 0
+        #: Per slot made since the opening which change that was.
+        self._made: dict[str, int] = {}
         self._prunes: list[int] = []
         self._writing = False
         self._waiting: list[threading.Event] = []
@@ -147,7 +149,9 @@ class SlotStore:
                 start = max(current_lsn(), self.pruning_through)
                 now = ReplicationSlot(replica_id, start, start, now_ms)
             self._put(replica_id, now)
-            durable = replica_id in self._saved
+            if slot is None:
+                self._made[replica_id] = self._changes
+            durable = self._made.get(replica_id, 0) <= self._saved_changes
         if durable:
             self._flush_later()
         else:

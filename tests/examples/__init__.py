@@ -1,0 +1,1 @@
+"""The examples that are more than a page, and what their docstrings promise."""
