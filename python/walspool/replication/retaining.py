@@ -160,23 +160,27 @@ class RetainingPrimary(CommittingPrimary):
         there is not enough history yet to say which limit it reaches, and when
         """
         self._open()
+        self._sample()
         now_ms, seen_at = self._now(), self._slots.seen_at()
         slots = self._slots.snapshots()
         floor_lsn = retention_floor(slots)
+        held = [self._slot_retention(slot, floor_lsn, now_ms, seen_at.get(slot.id, now_ms)) for slot in slots]
+        # a prune enforces the limits first
+        staying = (slot.restart_lsn for slot in held if slot.wal_status is WalStatus.RESERVED)
         bounds = self._backing.bounds()
         whole = self._backing.extent_after(0)
-        held = (0, 0) if floor_lsn is None else self._backing.extent_after(floor_lsn)
-        prunable = whole[0] - held[0], whole[1] - held[1]
-        pinned_by = tuple(slot.id for slot in slots if slot.valid and slot.restart_lsn == floor_lsn)
-        self._sample()
+        kept = self._backing.extent_after(min(staying, default=bounds.current_lsn))
+        prunable = whole[0] - kept[0], whole[1] - kept[1]
+        pinned_by = tuple(slot.id for slot in held if slot.pins)
+        pinned = next(((slot.records, slot.bytes) for slot in held if slot.pins), (0, 0))
         return RetentionReport(
             bounds.current_lsn,
             bounds.oldest_lsn,
             floor_lsn,
             pinned_by,
-            tuple(self._slot_retention(slot, floor_lsn, now_ms, seen_at.get(slot.id, now_ms)) for slot in slots),
+            tuple(held),
             *prunable,
-            summarize(floor_lsn, pinned_by, prunable, held),
+            summarize(floor_lsn, pinned_by, prunable, pinned),
         )
 
     def _slot_retention(
