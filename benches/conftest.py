@@ -87,6 +87,8 @@ def measured(
             benchmark.pedantic(each.run, setup=each.prepare, rounds=rounds, iterations=1)  # type: ignore[no-untyped-call]
             benchmark.extra_info["amount"] = each.amount
             benchmark.extra_info["unit"] = case.unit
+            if each.seconds is not None:
+                benchmark.extra_info["seconds_counted"] = each.seconds()
             if each.flushed is not None:
                 appends, flushes = each.flushed()
                 benchmark.extra_info["records_per_flush"] = (appends - flushed[0]) / (flushes - flushed[1])

@@ -17,6 +17,7 @@ __all__ = [
     "CHUNK",
     "pread_crc",
     "pread_file",
+    "sync_data",
     "sync_growing",
     "sync_path",
     "sync_zeroed",

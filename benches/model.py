@@ -28,6 +28,8 @@ class Run:
     prepare: Callable[[], object] = _nothing
     #: Records made durable and flushes so far, where that is of interest.
     flushed: Callable[[], tuple[int, int]] | None = None
+    #: What the last run counts for, in seconds, where that is not the time from its begin to its end.
+    seconds: Callable[[], float] | None = None
 
 
 #: Given a folder of its own, makes itself ready there, and cleans up after its last run.

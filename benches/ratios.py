@@ -25,7 +25,7 @@ from read_cases import READ_CASES
 import walspool
 from walspool import core
 
-__all__ = ["main", "measure"]
+__all__ = ["FEWEST_ROUNDS", "heading", "main", "measure", "rows"]
 
 CASES = [*APPEND_CASES, *READ_CASES, *FILE_CASES]
 FEWEST_ROUNDS = 5
@@ -33,14 +33,14 @@ FEWEST_ROUNDS = 5
 
 @dataclass(slots=True)
 class Measured:
-    """One contender of a case: its rate in each round, and what it flushed in all of them."""
+    """One contender of a case: its rate in each round, and what it flushed in it."""
 
     run: Run
     #: The core of a walspool contender, and the core that is in use where a limit was made ready.
     core_name: str
     rates: list[float] = field(default_factory=list)
-    records: int = 0
-    flushes: int = 0
+    #: Records and flushes of each round, where they are counted.
+    flushed: list[tuple[int, int]] = field(default_factory=list)
 
     def once(self) -> None:
         """One round."""
@@ -50,14 +50,16 @@ class Measured:
         gc.collect()
         started = time.perf_counter()
         self.run.run()
-        self.rates.append(self.run.amount / (time.perf_counter() - started))
-        after = self.run.flushed() if self.run.flushed is not None else (0, 0)
-        self.records += after[0] - before[0]
-        self.flushes += after[1] - before[1]
+        took = time.perf_counter() - started
+        self.rates.append(self.run.amount / (took if self.run.seconds is None else self.run.seconds()))
+        if self.run.flushed is not None:
+            after = self.run.flushed()
+            self.flushed.append((after[0] - before[0], after[1] - before[1]))
 
     def records_per_flush(self) -> float | None:
         """Over all rounds; ``None`` where it was not counted."""
-        return self.records / self.flushes if self.flushes else None
+        flushes = sum(each for _, each in self.flushed)
+        return sum(records for records, _ in self.flushed) / flushes if flushes else None
 
 
 @contextmanager
@@ -81,7 +83,7 @@ def measure(case: Case, cores: list[str], rounds: int, disk: Path) -> dict[str, 
             for contender in order[turn:] + order[:turn]:
                 contender.once()
         for contender in order:
-            del contender.rates[0]  # the first round pays for imports and cold caches
+            del contender.rates[0], contender.flushed[:1]  # the first round pays for imports and cold caches
     limits = {label: contenders[label].rates for label in case.limits}
     return {
         "case": case.name,
@@ -100,6 +102,7 @@ def _of_core(measured: Measured, limits: dict[str, list[float]]) -> dict[str, ob
         "rate": median(measured.rates),
         "rates": measured.rates,
         "records_per_flush": measured.records_per_flush(),
+        "flushes": [flushes for _, flushes in measured.flushed],
         "ratios": {
             label: {"median": median(each), "low": min(each), "high": max(each), "rounds": each}
             for label, each in ratios.items()
@@ -107,12 +110,14 @@ def _of_core(measured: Measured, limits: dict[str, list[float]]) -> dict[str, ob
     }
 
 
-def _heading(cores: list[str]) -> str:
+def heading(cores: list[str]) -> str:
+    """The table's first line."""
     columns = "".join(f"  {name + '/s':>11} {'ratio':>7} {'[low-high]':15} {'flush':>6}" for name in cores)
     return f"{'case':24} {'limit':13} {'limit/s':>11}{columns}"
 
 
-def _rows(result: dict[str, object]) -> Iterator[str]:
+def rows(result: dict[str, object]) -> Iterator[str]:
+    """The table's lines of one case, as ``measure`` gave it."""
     limits, cores = result["limits"], result["cores"]
     assert isinstance(limits, dict)
     assert isinstance(cores, dict)
@@ -164,13 +169,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ratios.py: {error}", file=sys.stderr)
         return 2
     print(f"walspool {walspool.__version__}, {given.rounds} rounds; cores: {', '.join(cores)}\n{place}\n")
-    print(_heading(cores), flush=True)
+    print(heading(cores), flush=True)
     started = time.monotonic()
     results = []
     with scratch(given.dir) as disk:
         for case in cases:
             results.append(measure(case, cores, given.rounds, disk))
-            print("\n".join(_rows(results[-1])), flush=True)
+            print("\n".join(rows(results[-1])), flush=True)
     print(f"\n{time.monotonic() - started:.0f} s")
     if given.json is not None:
         facts = {"walspool": walspool.__version__, "rounds": given.rounds, "place": place.facts(), "results": results}

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.shell import Command, everything_below, process
 
-VERBS = ["append", "dump", "tail", "info", "verify", "diff", "repair", "prune", "demo"]
+VERBS = ["append", "dump", "tail", "info", "verify", "diff", "repair", "prune", "slots", "demo"]
 
 
 def test_help_names_every_verb_and_the_exit_codes(command: Command) -> None:
@@ -58,6 +58,12 @@ def test_version(command: Command) -> None:
         (["prune", "x"], "--through"),
         (["diff", "x"], "B"),
         (["append", "x", "y", "z"], "z"),
+        (["slots"], "Missing command"),
+        (["slots", "lift"], "lift"),
+        (["slots", "drop", "x"], "ID"),
+        (["slots", "reset", "x", "eu-1"], "LSN"),
+        (["slots", "reset", "x", "eu-1", "one"], "LSN"),
+        (["slots", "reset", "x", "eu-1", str(2**64)], "LSN"),
     ],
 )
 def test_bad_usage_is_one_line_and_2(command: Command, arguments: list[str], words: str) -> None:
@@ -80,7 +86,9 @@ def test_a_core_that_does_not_exist_is_one_line(log: Path) -> None:
     assert answer.says("WALSPOOL_CORE", "zig")
 
 
-@pytest.mark.parametrize("verb", [["dump"], ["tail"], ["info"], ["verify"], ["prune", "--through", "1"], ["repair"]])
+@pytest.mark.parametrize(
+    "verb", [["dump"], ["tail"], ["info"], ["verify"], ["prune", "--through", "1"], ["repair"], ["slots", "list"]]
+)
 def test_no_such_log(command: Command, tmp_path: Path, verb: list[str]) -> None:
     for path in (tmp_path / "typo.db", tmp_path / "nowhere" / "typo.db"):
         answer = command(*verb, path)
@@ -89,7 +97,9 @@ def test_no_such_log(command: Command, tmp_path: Path, verb: list[str]) -> None:
     assert everything_below(tmp_path) == {}
 
 
-@pytest.mark.parametrize("verb", [["dump"], ["append"], ["info"], ["verify"], ["prune", "--through", "1"], ["repair"]])
+@pytest.mark.parametrize(
+    "verb", [["dump"], ["append"], ["info"], ["verify"], ["prune", "--through", "1"], ["repair"], ["slots", "list"]]
+)
 def test_a_directory_is_no_data_path(command: Command, tmp_path: Path, verb: list[str]) -> None:
     answer = command(*verb, tmp_path)
     assert (answer.code, answer.out) == (3, "")

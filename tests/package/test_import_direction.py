@@ -92,7 +92,7 @@ DIRECTION: list[tuple[str, str]] = [
     (
         "replication.primary",
         "errors records replication.backing replication.buffer replication.config replication.registry "
-        "replication.retaining replication.slots spool.files spool.log",
+        "replication.retaining replication.slot replication.slot_file replication.slots spool.files spool.log",
     ),
     ("replication", ""),
     (

@@ -27,19 +27,34 @@ def test_the_set_up_commands_stand_alone() -> None:
     assert [each for each in _blocks("sh") if "venv" in each] == commands
 
 
-def test_the_first_program_runs_as_it_stands(core: ModuleType, tmp_path: Path) -> None:
-    (program,) = _blocks("python")
-    assert len(program.splitlines()) == 10
+def _printed(program: str, core: ModuleType, folder: Path) -> str:
+    """What a program prints; nothing may go to standard error."""
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         env=environment(core.name),
-        cwd=tmp_path,
+        cwd=folder,
         check=True,
         capture_output=True,
         text=True,
     )
     assert run.stderr == ""
-    assert run.stdout == "2 b'order 2 paid'\n3 b'order 3 shipped'\noldest 1 last 3\n"
+    return run.stdout
+
+
+def test_the_first_program_runs_as_it_stands(core: ModuleType, tmp_path: Path) -> None:
+    program, _ = _blocks("python")
+    assert len(program.splitlines()) == 10
+    assert _printed(program, core, tmp_path) == "2 b'order 2 paid'\n3 b'order 3 shipped'\noldest 1 last 3\n"
+
+
+def test_the_replication_program_runs_as_it_stands(core: ModuleType, tmp_path: Path) -> None:
+    section = README.partition("\n## Replication\n")[2].partition("\n## ")[0]
+    assert 1 < len(section.splitlines()) < 25
+    _, program = _blocks("python")
+    assert program in section
+    assert _printed(program, core, tmp_path) == (
+        "pruned through 1\neu-1 holds 1 records (49 bytes) above LSN 1; a prune now would free 0 records (0 bytes).\n"
+    )
 
 
 def test_every_file_of_a_log_is_described(core: ModuleType, tmp_path: Path) -> None:
@@ -47,8 +62,11 @@ def test_every_file_of_a_log_is_described(core: ModuleType, tmp_path: Path) -> N
     with walspool.open(tmp_path / "NAME", segment_bytes=100) as log:
         log.append(1, bytes(200))
         log.append(2, b"x")
+    with walspool.PrimaryReplication(tmp_path / "NAME") as primary:
+        primary.register_replica("eu-1")
+        primary.register_replica("us-1")
         names = set(contents(tmp_path))
-    assert len(names) == 7
+    assert len(names) == 9
     for name in names:
         shown = re.sub(r"\d{20}", "<first lsn, 20 digits>", name.removesuffix(".idx"))
         assert f"`{shown}`" in documented, name

@@ -14,7 +14,7 @@ import walspool
 from walspool.cli import output, progress
 from walspool.cli.app import LSN_MAX, AsHex, AsJson, DataPath, app, data_path, example
 from walspool.cli.difference import compare
-from walspool.cli.opening import files_of, to_read
+from walspool.cli.opening import files_of, judge, to_read
 
 __all__ = ["diff", "dump", "info", "tail", "verify"]
 
@@ -36,7 +36,7 @@ def dump(
             if entry.lsn > until:
                 break
             _print_entry(entry, as_json, as_hex)
-        _judge(spool)
+        judge(spool)
 
 
 @app.command(
@@ -57,7 +57,7 @@ def tail(
             _print_entry(entry, as_json, as_hex)
             last = max(last, entry.lsn)
         if not follow:
-            _judge(spool)
+            judge(spool)
             return
         output.flush()
         for entry in spool.follow(last):
@@ -83,14 +83,6 @@ def _print_entry(entry: walspool.Entry, as_json: bool, as_hex: bool) -> None:
         output.line(output.entry_line(entry, as_hex))
 
 
-def _judge(spool: walspool.LogicalWalSpool) -> None:
-    """End with 1 when the open found damaged records that were acknowledged."""
-    if spool.recovery.verdict == "corrupt":
-        output.flush()
-        output.complain(f"{spool.path} is damaged: {spool.recovery.reason}; mend it with 'walspool repair'")
-        raise typer.Exit(1)
-
-
 @app.command(
     short_help="Show LSNs, segments, sizes, state.",
     epilog=example("walspool info app.db", "walspool info app.db --json | jq .current_lsn"),
@@ -103,7 +95,7 @@ def info(path: DataPath, as_json: AsJson = False) -> None:
             output.document(facts)
         else:
             _print_facts(facts)
-        _judge(spool)
+        judge(spool)
 
 
 def _facts(spool: walspool.LogicalWalSpool, path: Path) -> dict[str, Any]:
@@ -210,7 +202,7 @@ def diff(
         else:
             for each in result.sentences(as_hex):
                 output.line(each)
-        _judge(a)
-        _judge(b)
+        judge(a)
+        judge(b)
     if not result.same:
         raise typer.Exit(1)

@@ -6,9 +6,12 @@ import errno
 import os
 from pathlib import Path
 
-import walspool
+import typer
 
-__all__ = ["files_of", "must_exist", "to_read"]
+import walspool
+from walspool.cli import output
+
+__all__ = ["files_of", "judge", "must_exist", "to_read"]
 
 
 def files_of(data_path: Path) -> list[os.DirEntry[str]]:
@@ -30,3 +33,11 @@ def to_read(data_path: Path) -> walspool.LogicalWalSpool:
     """The log, opened read-only: no lock, no repair, beside a live writer."""
     must_exist(data_path)
     return walspool.open(data_path, read_only=True)
+
+
+def judge(spool: walspool.LogicalWalSpool) -> None:
+    """End with 1 when the open found damaged records that were acknowledged."""
+    if spool.recovery.verdict == "corrupt":
+        output.flush()
+        output.complain(f"{spool.path} is damaged: {spool.recovery.reason}; mend it with 'walspool repair'")
+        raise typer.Exit(1)

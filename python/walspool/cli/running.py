@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import typer
 
 import walspool
-from walspool.cli import inspect_verbs, output, write_verbs
+from walspool.cli import inspect_verbs, output, slots_verbs, write_verbs
 from walspool.cli.app import app
 from walspool.cli.demo import verb as demo_verb
 
@@ -20,7 +20,7 @@ __all__ = ["DAMAGE", "DONE", "FAILED", "INTERRUPTED", "USAGE", "end", "run"]
 DONE, DAMAGE, USAGE, FAILED = 0, 1, 2, 3
 INTERRUPTED, NO_READER = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
 
-VERBS = (inspect_verbs, write_verbs, demo_verb)  # importing them registered their verbs
+VERBS = (inspect_verbs, write_verbs, slots_verbs, demo_verb)  # importing them registered their verbs
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         return NO_READER
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except walspool.SpoolCorrupt as error:
+    except (walspool.SpoolCorrupt, walspool.SlotStoreCorrupt) as error:
         output.complain(_words(error))
         return DAMAGE
     except Exception as error:

@@ -261,7 +261,7 @@ class CommitWaiter:
     ) -> Reached | TimedOut | NotRequired:
         """Wait until ``required`` replicas, or one in each region, hold ``target_lsn`` durably.
 
-        ``timeout``: in seconds, ``None`` for ever. LSN 0 is reached at once, and so is 0 replicas, ``NotRequired``.
+        ``timeout``: in seconds, ``None`` for ever. LSN 0 is reached at once, also by nobody; 0 asked: ``NotRequired``.
         """
         seconds = -1.0 if timeout is None else _bounded(timeout)
         gate = threading.Lock()
@@ -294,7 +294,7 @@ class CommitWaiter:
         with self._lock:
             if wait.required == 0:
                 wait.outcome = NotRequired()
-            elif wait.target_lsn == 0 or self._watermark(wait.required) >= wait.target_lsn:
+            elif self._watermark(wait.required) >= wait.target_lsn:
                 wait.outcome = Reached(self._count(wait.target_lsn))
             else:
                 self._queues.setdefault(wait.required, _Queue()).add(wait)
@@ -369,14 +369,10 @@ class CommitWaiter:
 def _loop_wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Future[None]) -> Callable[[], None]:
     """What wakes a coroutine, from any thread."""
 
-    def answer() -> None:
-        if not woken.done():
-            woken.set_result(None)
-
     def wake() -> None:
         # A loop that is closed runs nobody who could be woken; the acknowledgement must not fail for that.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(answer)
+            loop.call_soon_threadsafe(woken.set_result, None)
 
     return wake
 

@@ -7,6 +7,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -18,6 +19,8 @@ from walspool.replication.buffer import WalBuffer
 from walspool.replication.config import ReplicationConfig
 from walspool.replication.registry import ReplicaRegistry, ReplicaState, ReplicationProgress
 from walspool.replication.retaining import RetainingPrimary
+from walspool.replication.slot import ReplicationSlot, WalStatus
+from walspool.replication.slot_file import load_slots
 from walspool.replication.slots import SlotStore
 from walspool.spool.files import slots_path
 from walspool.spool.log import LogicalWalSpool
@@ -75,6 +78,20 @@ class PrimaryReplication(RetainingPrimary):
     def slot_path_for(data_path: StrPath) -> Path:
         """The slot file of a data path: ``DIR/NAME.logical.slots.json`` (RedDB's rule)."""
         return slots_path(data_path)
+
+    @staticmethod
+    def read_slots(data_path: StrPath) -> list[ReplicationSlot]:
+        """The slots as the slot file of a data path has them, sorted by id; none where there is no file.
+
+        Takes no lock and changes nothing, so a primary may have the data path open; the file may lag its slots by
+        ``slot_flush_interval_ms``. ``retained_bytes`` is 0: the log is not looked at. ``wal_status`` is ``lost`` for an
+        invalid slot; limits are the primary's, so any other is ``reserved``. ``SlotStoreCorrupt``, ``OSError``.
+        """
+        found = load_slots(slots_path(data_path), time.time_ns() // 1_000_000)
+        return [
+            slot if slot.valid else replace(slot, wal_status=WalStatus.LOST)
+            for slot in sorted(found.values(), key=lambda slot: slot.id)
+        ]
 
     # -- the registry --------------------------------------------------------------------------------------------------
 

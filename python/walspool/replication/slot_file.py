@@ -25,9 +25,9 @@ def previous_path(path: Path) -> Path:
 def load_slots(path: Path, now_ms: int) -> dict[str, ReplicationSlot]:
     """The slots in a file; none where there is no file. Unreadable: ``SlotStoreCorrupt``, or ``OSError``."""
     try:
+        if fs.refuse_odd_file(path) is None:
+            return {}
         fd = fs.open_regular(path)
-    except FileNotFoundError:
-        return {}
     except SpoolCorrupt as error:
         raise SlotStoreCorrupt(path=path, reason=error.reason, previous=None) from error
     try:
