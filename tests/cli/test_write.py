@@ -36,6 +36,21 @@ def test_prune_beyond_the_end_is_a_slip(command: Command, log: Path) -> None:
     assert len(command("dump", log).lines) == 5
 
 
+def test_prune_keeps_what_a_replica_needs(command: Command, log: Path) -> None:
+    with walspool.PrimaryReplication(log) as primary:
+        for name, lsn in (("eu-1", 3), ("eu-2", 4)):
+            primary.register_replica(name)
+            primary.reset_slot(name, lsn)
+    answer = command("prune", log, "--through", "4")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.says("above LSN 3", "eu-1", "--ignore-slots")
+    assert len(command("dump", log).lines) == 5
+    assert command("prune", log, "--through", "3").code == 0
+    assert len(command("dump", log).lines) == 2
+    assert command("prune", log, "--through", "5", "--ignore-slots").code == 0
+    assert command("dump", log).lines == []
+
+
 def test_repair_of_a_good_log_does_nothing(command: Command, log: Path) -> None:
     before = everything_below(log.parent)
     for options in (["--dry-run"], []):

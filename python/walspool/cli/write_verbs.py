@@ -52,13 +52,19 @@ def append(
 def prune(
     path: DataPath,
     through: Annotated[int, typer.Option(min=0, max=LSN_MAX, help="The last LSN to remove.", show_default=False)],
+    ignore_slots: Annotated[bool, typer.Option("--ignore-slots", help="Remove also what replicas need.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove every record at or below an LSN for good; LSNs go on from where they were."""
+    """Remove every record at or below an LSN for good; LSNs go on from where they were.
+
+    What a replica's slot still needs is not removed, unless with --ignore-slots: that replica must then start again.
+    """
     must_exist(path)
     with walspool.open(path, recovery="strict") as spool:
         if through > spool.current_lsn:
             raise typer.BadParameter(f"--through {through} is above the last LSN {spool.current_lsn}")
+        if not ignore_slots:
+            _refuse_what_slots_need(path, through)
         with progress.waiting("pruning"):
             report = spool.prune_through(through)
         oldest = spool.oldest_lsn
@@ -68,6 +74,18 @@ def prune(
     removed = f"{output.count(report.records, 'record')} and {output.count(report.segments_removed, 'segment')} removed"
     left = "no record is left" if oldest is None else f"the oldest LSN is now {oldest}"
     output.line(f"{removed}, {output.size(report.bytes_freed)} freed; {left}")
+
+
+def _refuse_what_slots_need(path: Path, through: int) -> None:
+    needing = [
+        slot for slot in walspool.PrimaryReplication.read_slots(path) if slot.valid and slot.restart_lsn < through
+    ]
+    if needing:
+        first = min(needing, key=lambda slot: slot.restart_lsn)
+        raise typer.BadParameter(
+            f"--through {through} would remove records above LSN {first.restart_lsn} that the replica {first.id} needs; "
+            "look with 'walspool slots list', or say --ignore-slots"
+        )
 
 
 @app.command(
