@@ -77,14 +77,13 @@ def prune(
 
 
 def _refuse_what_slots_need(path: Path, through: int) -> None:
-    needing = [
-        slot for slot in walspool.PrimaryReplication.read_slots(path) if slot.valid and slot.restart_lsn < through
-    ]
+    slots = walspool.PrimaryReplication.read_slots(path)
+    needing = [each for each in slots if each.valid and each.restart_lsn < through]
     if needing:
-        first = min(needing, key=lambda slot: slot.restart_lsn)
+        first = min(needing, key=lambda each: each.restart_lsn)
         raise typer.BadParameter(
-            f"--through {through} would remove records above LSN {first.restart_lsn} that the replica {first.id} needs; "
-            "look with 'walspool slots list', or say --ignore-slots"
+            f"--through {through} would remove records above LSN {first.restart_lsn}, which the replica {first.id} "
+            "needs; look with 'walspool slots list', or say --ignore-slots"
         )
 
 
