@@ -12,7 +12,7 @@ use crate::scan::ScanReport;
 /// Bytes of the first read, so that a look at one record stays cheap.
 const FIRST_STEP: usize = 32 << 10;
 /// Bytes of a read once it goes on and on.
-const FULL_STEP: usize = 512 << 10;
+const FULL_STEP: usize = 128 << 10;
 
 /// One record of a chunk.
 #[derive(Debug, Clone, Copy)]
@@ -143,17 +143,9 @@ impl Reader {
         self.base_lsn
     }
 
-    /// The next record, if it needs no reading.
-    #[inline]
-    pub fn ready(&mut self) -> Option<(Arc<Chunk>, Record)> {
-        let record = *self.chunk.records.get(self.cursor)?;
-        self.cursor += 1;
-        Some((Arc::clone(&self.chunk), record))
-    }
-
-    /// The next record; `None` at the end.
-    pub fn next_record(&mut self) -> Result<Option<(Arc<Chunk>, Record)>> {
-        Ok(if self.fill()? { self.ready() } else { None })
+    /// `next_run`, if it needs no reading.
+    pub fn ready_run(&mut self, max_count: usize, max_bytes: u64) -> Option<(Arc<Chunk>, Range<usize>)> {
+        if self.cursor >= self.chunk.records.len() { None } else { self.take_run(max_count, max_bytes, true) }
     }
 
     /// The next records that lie together: at most `max_count`, and not more than `max_bytes` of payload, but at least
@@ -164,9 +156,10 @@ impl Reader {
         max_bytes: u64,
         first: bool,
     ) -> Result<Option<(Arc<Chunk>, Range<usize>)>> {
-        if max_count == 0 || !self.fill()? {
-            return Ok(None);
-        }
+        Ok(if max_count > 0 && self.fill()? { self.take_run(max_count, max_bytes, first) } else { None })
+    }
+
+    fn take_run(&mut self, max_count: usize, max_bytes: u64, first: bool) -> Option<(Arc<Chunk>, Range<usize>)> {
         let start = self.cursor;
         let mut bytes = 0;
         for record in self.chunk.records[start..].iter().take(max_count) {
@@ -176,7 +169,7 @@ impl Reader {
             }
             self.cursor += 1;
         }
-        Ok((self.cursor > start).then(|| (Arc::clone(&self.chunk), start..self.cursor)))
+        (self.cursor > start).then(|| (Arc::clone(&self.chunk), start..self.cursor))
     }
 
     /// Where the reader stands, to go back to.
@@ -334,6 +327,11 @@ impl Source for View<'_> {
     fn get(&mut self, at: u64, len: usize) -> Result<&[u8], Short> {
         let from = (at - self.start) as usize;
         self.bytes.get(from..from + len).ok_or(Short(from + len))
+    }
+
+    #[inline]
+    fn rest(&self, at: u64) -> Option<&[u8]> {
+        self.bytes.get((at - self.start) as usize..)
     }
 
     #[inline]

@@ -19,12 +19,12 @@ __all__ = [
     "Appender",
     "ArrowStream",
     "Entry",
-    "EntryIterator",
+    "EntryRuns",
     "File",
     "Index",
     "Reader",
     "ScanReport",
-    "TupleIterator",
+    "TupleRuns",
     "build_seek_index",
     "change_term",
     "copy_frames",
@@ -267,18 +267,18 @@ class ScanReport:
         """Whether the file is somebody else's."""
 
 @final
-class TupleIterator:
-    """What ``Reader.tuples`` gives. Threads may share it: each record goes to one of them."""
+class TupleRuns:
+    """What ``Reader.tuple_runs`` gives. Threads may share it: each record goes to one of them."""
 
     def __iter__(self) -> Self: ...
-    def __next__(self) -> tuple[int, bytes]: ...
+    def __next__(self) -> Iterable[tuple[int, bytes]]: ...
 
 @final
-class EntryIterator:
-    """What ``Reader.entries`` gives. Threads may share it: each record goes to one of them."""
+class EntryRuns:
+    """What ``Reader.entry_runs`` gives. Threads may share it: each record goes to one of them."""
 
     def __iter__(self) -> Self: ...
-    def __next__(self) -> Entry: ...
+    def __next__(self) -> Iterable[Entry]: ...
 
 @final
 class Reader:
@@ -294,11 +294,11 @@ class Reader:
     def offset(self) -> int:
         """Where in the file the next record begins."""
 
-    def tuples(self) -> TupleIterator:
-        """The records as (LSN, payload), read in chunks as they are asked for."""
+    def tuple_runs(self) -> TupleRuns:
+        """The records as (LSN, payload) in short lists; behind a failure comes an iterator that raises it."""
 
-    def entries(self) -> EntryIterator:
-        """The records as entries, read in chunks as they are asked for."""
+    def entry_runs(self) -> EntryRuns:
+        """The records as entries in short lists; behind a failure comes an iterator that raises it."""
 
     def read_tuples(self, max_count: int | None = None, reencode: bool = False) -> list[tuple[int, bytes]]:
         """The next ``max_count`` records. With ``reencode`` a ChangeRecord carries the term of its frame."""

@@ -31,7 +31,7 @@ mod _native {
         scan_file,
     };
     #[pymodule_export]
-    use super::reader::{EntryIterator, PyReader, TupleIterator, copy_frames};
+    use super::reader::{EntryRuns, PyReader, TupleRuns, copy_frames};
     #[pymodule_export]
     use super::report::{PyIndex, PyScanReport};
 

@@ -1,8 +1,11 @@
 //! `Reader` and its iterators.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBytes, PyList, PyTuple};
 
@@ -17,6 +20,13 @@ use crate::error::Result;
 use crate::reader::{Chunk, Reader, Record};
 use crate::scan::ScanReport;
 
+/// Records of the first list that an iterator gives, and of the longest: a few kilobytes are still in the cache when
+/// Python comes to them.
+const FIRST_RUN: usize = 8;
+const LONGEST_RUN: usize = 128;
+/// Bytes of payload of a list of more than one record.
+const RUN_BYTES: u64 = 256 << 10;
+
 /// A reader and all iterators made from it share one place in the file.
 pub struct Shared {
     reader: Mutex<Reader>,
@@ -29,10 +39,10 @@ impl Shared {
         detached(py, &self.path, || work(&mut self.reader.lock()))
     }
 
-    /// The next record. The lock is gone before any Python object is made.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<(Arc<Chunk>, Record)>> {
-        let ready = self.reader.try_lock().and_then(|mut reader| reader.ready());
-        if ready.is_some() { Ok(ready) } else { self.with(py, Reader::next_record) }
+    /// The next records that lie together. The lock is gone before any Python object is made.
+    fn run(&self, py: Python<'_>, max_count: usize) -> PyResult<Option<(Arc<Chunk>, Range<usize>)>> {
+        let ready = self.reader.try_lock().and_then(|mut reader| reader.ready_run(max_count, RUN_BYTES));
+        if ready.is_some() { Ok(ready) } else { self.with(py, |reader| reader.next_run(max_count, RUN_BYTES, true)) }
     }
 
     /// Runs a call that reads a list. When it fails it has read nothing: the reader stands where it stood.
@@ -86,14 +96,14 @@ impl PyReader {
         self.shared.with(py, |reader| Ok(reader.offset()))
     }
 
-    /// The records as (LSN, payload), read as they are asked for.
-    fn tuples(&self) -> TupleIterator {
-        TupleIterator { shared: Arc::clone(&self.shared) }
+    /// The records as (LSN, payload) in short lists, read as they are asked for.
+    fn tuple_runs(&self) -> TupleRuns {
+        TupleRuns { shared: Arc::clone(&self.shared), size: RunSize::default() }
     }
 
-    /// The records as entries, read as they are asked for.
-    fn entries(&self) -> EntryIterator {
-        EntryIterator { shared: Arc::clone(&self.shared) }
+    /// The records as entries in short lists, read as they are asked for.
+    fn entry_runs(&self) -> EntryRuns {
+        EntryRuns { shared: Arc::clone(&self.shared), size: RunSize::default() }
     }
 
     /// The next records as a list of (LSN, payload).
@@ -163,11 +173,97 @@ impl PyReader {
     }
 }
 
-/// What `Reader.tuples` gives.
-#[pyclass(frozen, module = "walspool._native")]
-pub struct TupleIterator {
-    shared: Arc<Shared>,
+/// How many records the next list holds: few at first, so that a look at one stays cheap.
+struct RunSize(AtomicUsize);
+
+impl Default for RunSize {
+    fn default() -> Self {
+        Self(AtomicUsize::new(FIRST_RUN))
+    }
 }
+
+impl RunSize {
+    fn next(&self) -> usize {
+        let size = self.0.load(Ordering::Relaxed);
+        self.0.store((size * 2).min(LONGEST_RUN), Ordering::Relaxed);
+        size
+    }
+}
+
+/// What `Reader.tuple_runs` gives.
+#[pyclass(frozen, module = "walspool._native")]
+pub struct TupleRuns {
+    shared: Arc<Shared>,
+    size: RunSize,
+}
+
+#[pymethods]
+impl TupleRuns {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self.shared.run(py, self.size.next()) {
+            Ok(Some((chunk, run))) => {
+                let pairs = chunk.records()[run].iter().map(|record| pair(py, &chunk, record));
+                PyList::new(py, pairs).map(|list| Some(list.into_any()))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => TupleIterator(Rest::new(&self.shared, error)).into_bound_py_any(py).map(Some),
+        }
+    }
+}
+
+/// What `Reader.entry_runs` gives.
+#[pyclass(frozen, module = "walspool._native")]
+pub struct EntryRuns {
+    shared: Arc<Shared>,
+    size: RunSize,
+}
+
+#[pymethods]
+impl EntryRuns {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self.shared.run(py, self.size.next()) {
+            Ok(Some((chunk, run))) => {
+                let entries = chunk.records()[run].iter().map(|record| PyEntry::of(py, &chunk, record));
+                PyList::new(py, entries).map(|list| Some(list.into_any()))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => EntryIterator(Rest::new(&self.shared, error)).into_bound_py_any(py).map(Some),
+        }
+    }
+}
+
+/// What is left of a reader that failed. A run that raised would end the chain that it is a link of, as if nothing came
+/// behind; a link that raises stays, and is asked again.
+struct Rest {
+    shared: Arc<Shared>,
+    error: Mutex<Option<PyErr>>,
+}
+
+impl Rest {
+    fn new(shared: &Arc<Shared>, error: PyErr) -> Self {
+        Self { shared: Arc::clone(shared), error: Mutex::new(Some(error)) }
+    }
+
+    /// The failure, and after it record by record whatever can be read.
+    fn next(&self, py: Python<'_>) -> PyResult<Option<(Arc<Chunk>, Record)>> {
+        let error = self.error.lock().take();
+        error.map_or(Ok(()), Err)?;
+        let run = self.shared.run(py, 1)?;
+        Ok(run.map(|(chunk, run)| (Arc::clone(&chunk), chunk.records()[run.start])))
+    }
+}
+
+/// The rest of `Reader.tuple_runs` behind a failure.
+#[pyclass(frozen, module = "walspool._native")]
+struct TupleIterator(Rest);
 
 #[pymethods]
 impl TupleIterator {
@@ -176,16 +272,13 @@ impl TupleIterator {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<(u64, Bound<'py, PyBytes>)>> {
-        let next = self.shared.next(py)?;
-        Ok(next.map(|(chunk, record)| (record.frame.lsn, PyBytes::new(py, chunk.payload(&record)))))
+        Ok(self.0.next(py)?.map(|(chunk, record)| pair(py, &chunk, &record)))
     }
 }
 
-/// What `Reader.entries` gives.
+/// The rest of `Reader.entry_runs` behind a failure.
 #[pyclass(frozen, module = "walspool._native")]
-pub struct EntryIterator {
-    shared: Arc<Shared>,
-}
+struct EntryIterator(Rest);
 
 #[pymethods]
 impl EntryIterator {
@@ -194,8 +287,12 @@ impl EntryIterator {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<PyEntry>> {
-        Ok(self.shared.next(py)?.map(|(chunk, record)| PyEntry::of(py, &chunk, &record)))
+        Ok(self.0.next(py)?.map(|(chunk, record)| PyEntry::of(py, &chunk, &record)))
     }
+}
+
+fn pair<'py>(py: Python<'py>, chunk: &Chunk, record: &Record) -> (u64, Bound<'py, PyBytes>) {
+    (record.frame.lsn, PyBytes::new(py, chunk.payload(record)))
 }
 
 /// Writes the reader's remaining records to `file` as version 3 frames.

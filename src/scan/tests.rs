@@ -186,7 +186,8 @@ fn golden(folder: &Path, expected: &Value) {
     }
     let mut reader = Reader::new(std::sync::Arc::new(file_of(&bytes)), &report, 0, None);
     let mut layouts = Vec::new();
-    while let Some((_, record)) = reader.next_record().unwrap() {
+    while let Some((chunk, run)) = reader.next_run(1, u64::MAX, true).unwrap() {
+        let record = chunk.records()[run.start];
         layouts.push(match record.frame.layout {
             Layout::V1 => "v1",
             Layout::V2 => "v2",

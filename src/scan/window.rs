@@ -7,7 +7,7 @@ use crate::file::File;
 use crate::frame::{MAGIC, Source};
 
 /// Bytes of one step.
-const STEP: usize = 1 << 20;
+const STEP: usize = 256 << 10;
 
 /// Why the scan could not go on.
 #[derive(Debug)]
@@ -111,6 +111,11 @@ impl Source for Window<'_> {
         }
         let from = (at - self.start) as usize;
         Ok(&self.bytes[from..from + len])
+    }
+
+    #[inline]
+    fn rest(&self, at: u64) -> Option<&[u8]> {
+        self.bytes.get(at.checked_sub(self.start)? as usize..)
     }
 
     #[inline]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -139,6 +140,16 @@ class Writer:
     def lsns(self) -> list[int]:
         """The LSNs that a reader gets."""
         return [entry[0] for entry in self.entries()]
+
+
+def flat(runs: Iterable[Iterable[Any]]) -> list[Any]:
+    """The records of an iterator of short lists, none of which is empty."""
+    found: list[Any] = []
+    for run in runs:
+        records = list(run)
+        assert records
+        found += records
+    return found
 
 
 def read_all(core: ModuleType, path: Path, since_lsn: int = 0) -> list[tuple[Any, ...]]:

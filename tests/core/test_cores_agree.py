@@ -93,7 +93,7 @@ def readings(core: ModuleType, file: Any, path: Path, report: Any, since: int) -
     target.unlink(missing_ok=True)
     copied = core.copy_frames(reader(), kit.open_file(core, target), target, stamp_ms=5)
     return [
-        [kit.fields(entry) for entry in reader().entries()],
+        [kit.fields(entry) for entry in kit.flat(reader().entry_runs())],
         reader().read_tuples(reencode=True),
         reader().read_frames(200),
         reader().read_frames(1 << 20),

@@ -35,8 +35,8 @@ def test_a_core_reads_it(core: ModuleType, tmp_path: Path, build: Build, size: i
     def reader(since: int = 0) -> Any:
         return core.Reader(file, path, report, since_lsn=since)
 
-    assert list(reader().tuples()) == reader().read_tuples() == records
-    assert [(entry.lsn, entry.payload) for entry in reader().entries()] == records
+    assert kit.flat(reader().tuple_runs()) == reader().read_tuples() == records
+    assert [(entry.lsn, entry.payload) for entry in kit.flat(reader().entry_runs())] == records
     assert [(entry.lsn, entry.payload) for entry in reader().read_entries()] == records
     assert reader(before).read_tuples(1) == records[-1:]
     data, count, first, last = reader().read_frames(64 << 20)

@@ -106,7 +106,7 @@ def test_a_close_within_an_append_cuts_nothing_acknowledged(tmp_path: Path) -> N
     assert (kept > 20, called) == (True, False)
 
 
-@pytest.mark.parametrize("kind", ["tuples", "entries"])
+@pytest.mark.parametrize("kind", ["tuple_runs", "entry_runs"])
 def test_an_iterator_meets_its_failure_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     bad = tmp_path / "bad"
     bad.write_bytes(kit.log(1, 3))
@@ -114,7 +114,8 @@ def test_an_iterator_meets_its_failure_again(tmp_path: Path, monkeypatch: pytest
     report = pure.scan_file(file, bad)
 
     def both() -> Iterator[Any]:
-        return chain.from_iterable(getattr(pure.Reader(file, bad, report), kind)() for _ in range(2))
+        runs = [getattr(pure.Reader(file, bad, report), kind)() for _ in range(2)]
+        return chain.from_iterable(chain.from_iterable(runs))
 
     real = os.pread
     failures = [OSError(errno.EIO, "injected"), KeyboardInterrupt()]

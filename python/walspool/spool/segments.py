@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ class Segment:
         """Its records above ``since_lsn``."""
         return core.Reader(self.file, self.path, self.report, since_lsn=since_lsn)
 
+    def entries(self, since_lsn: int) -> Iterator[core.Entry]:
+        """Its records above ``since_lsn``, one by one."""
+        return chain.from_iterable(self.reader(since_lsn).entry_runs())
+
     def count_through(self, lsn: int) -> tuple[int, Position | None]:
         """How many of its records are at or below ``lsn``, and the position of the highest of those."""
         known = self.report
@@ -52,7 +57,7 @@ class Segment:
                     break
                 start, counted = checkpoint - 1, ordinal * 64
         last: core.Entry | None = None
-        for entry in self.reader(start).entries():
+        for entry in self.entries(start):
             if entry.lsn <= lsn:
                 counted += 1
                 if last is None or entry.lsn >= last.lsn:
@@ -76,7 +81,7 @@ class Segment:
                     break
                 start, records, offset = checkpoint - 1, known.records - ordinal * 64, at
         kept = known.valid_bytes - offset
-        for entry in self.reader(start).entries():
+        for entry in self.entries(start):
             if entry.lsn <= lsn:
                 records -= 1
                 kept -= _frame_bytes(entry)
@@ -144,8 +149,8 @@ class Snapshot:
                 continue
             if known.first_lsn is not None and known.first_lsn > pruned:
                 return known.first_lsn
-            for lsn, _ in segment.reader(pruned).tuples():
-                return lsn
+            for entry in segment.entries(pruned):
+                return entry.lsn
         return None
 
     def extent_after(self, lsn: int) -> tuple[int, int]:

@@ -20,6 +20,10 @@ _COPY_BYTES: Final = 1 << 20
 _ARROW_RECORDS: Final = 1 << 16
 _ARROW_BYTES: Final = 8 << 20
 _MAX_I64: Final = 2**63 - 1
+#: Records of the first list that an iterator gives, and of the longest; bytes of payload that end a list.
+_FIRST_RUN: Final = 8
+_LONGEST_RUN: Final = 128
+_RUN_BYTES: Final = 256 << 10
 
 _Record = TypeVar("_Record")
 
@@ -58,13 +62,13 @@ class Reader:
         """The highest LSN before this file."""
         return self._report.base_lsn
 
-    def tuples(self) -> Iterator[tuple[int, bytes]]:
-        """The records as (lsn, payload). After an error the next call meets the same record again."""
-        return _Records(self, lambda frame: (frame.lsn, self._payload(frame)))
+    def tuple_runs(self) -> Iterator[Iterable[tuple[int, bytes]]]:
+        """The records as (lsn, payload) in short lists; behind a failure comes an iterator that raises it."""
+        return _Runs(self, lambda frame: (frame.lsn, self._payload(frame)))
 
-    def entries(self) -> Iterator[Entry]:
-        """The records as entries. After an error the next call meets the same record again."""
-        return _Records(self, lambda frame: entry_of(self._window, frame))
+    def entry_runs(self) -> Iterator[Iterable[Entry]]:
+        """The records as entries in short lists; behind a failure comes an iterator that raises it."""
+        return _Runs(self, lambda frame: entry_of(self._window, frame))
 
     def again(self) -> Reader:
         """Another reader of what is left of the same range."""
@@ -184,14 +188,54 @@ class Reader:
         self._offset, self._wide, self._last, self._seen = place
 
 
-class _Records(Iterator[_Record]):
-    """A reader's records one by one. No generator: that would end at its first error, as if nothing came behind."""
+class _Runs(Iterator[Iterable[_Record]]):
+    """A reader's records, some at a time."""
 
     def __init__(self, reader: Reader, record: Callable[[Frame], _Record]) -> None:
         self._reader = reader
         self._record = record
+        self._size = _FIRST_RUN
+
+    def __next__(self) -> Iterable[_Record]:
+        reader = self._reader
+        records: list[_Record] = []
+        payload_bytes = 0
+        start = place = reader._place()
+        try:
+            while len(records) < self._size and payload_bytes < _RUN_BYTES:
+                place = reader._place()
+                frame = reader._peek()
+                if frame is None:
+                    break
+                records.append(self._record(frame))
+                reader._advance(frame)
+                payload_bytes += frame.body_end - frame.body
+        except BaseException as error:
+            if not records or not isinstance(error, SpoolCorrupt):
+                reader._go_back(start)
+                return _Rest(reader, self._record, error)
+            reader._go_back(place)
+        if not records:
+            raise StopIteration
+        self._size = min(self._size * 2, _LONGEST_RUN)
+        return records
+
+
+class _Rest(Iterator[_Record]):
+    """What is left of a reader that failed: the failure, and after it record by record whatever can be read.
+
+    A run that raised would end the chain that it is a link of, as if nothing came behind; a link that raises stays.
+    """
+
+    def __init__(self, reader: Reader, record: Callable[[Frame], _Record], error: BaseException) -> None:
+        self._reader = reader
+        self._record = record
+        self._error: BaseException | None = error
 
     def __next__(self) -> _Record:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
         reader = self._reader
         place = reader._place()
         try:
