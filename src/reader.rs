@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::change::term_of_payload;
 use crate::error::{CoreError, Result};
 use crate::file::File;
-use crate::frame::{self, Before, Fault, Frame, Layout, Source, TRAILER, look, v1_ends_well};
+use crate::frame::{self, Before, Fault, Frame, Layout, Source, TRAILER, look, plain, v1_ends_well};
 use crate::scan::ScanReport;
 
 /// Bytes of the first read, so that a look at one record stays cheap.
@@ -244,6 +244,9 @@ impl Reader {
         let start = self.next;
         loop {
             let limit = self.read_to(&mut chunk.bytes, start, want)?;
+            while let Some((frame, _)) = plain(&chunk.bytes[(self.next - start) as usize..], self.before) {
+                self.take(chunk, frame);
+            }
             match self.frame_in(&chunk.bytes, start, limit) {
                 Ok(Ok(frame)) => self.take(chunk, frame),
                 // What is bad or not whole is met again once the good frames before it are gone.
@@ -327,11 +330,6 @@ impl Source for View<'_> {
     fn get(&mut self, at: u64, len: usize) -> Result<&[u8], Short> {
         let from = (at - self.start) as usize;
         self.bytes.get(from..from + len).ok_or(Short(from + len))
-    }
-
-    #[inline]
-    fn rest(&self, at: u64) -> Option<&[u8]> {
-        self.bytes.get((at - self.start) as usize..)
     }
 
     #[inline]

@@ -10,7 +10,7 @@ use window::{Halt, Window};
 use crate::change::term_of_payload;
 use crate::error::Result;
 use crate::file::File;
-use crate::frame::{Fault, Frame, Layout, MAGIC, Source, believe_v1, look, u32_at};
+use crate::frame::{Fault, Frame, Layout, MAGIC, Source, believe_v1, look, plain, u32_at};
 use crate::index::Summary;
 
 /// What one pass found in a file.
@@ -119,6 +119,12 @@ impl Pass<'_> {
             if at >= self.window.end() {
                 return Ok(None);
             }
+            if let Some((frame, tail_crc)) = plain(self.window.ready(at), self.summary.before())
+                && frame.lsn <= until
+            {
+                self.push(at, &frame, frame.term, tail_crc);
+                continue;
+            }
             match self.frame_at(at)? {
                 Ok(frame) if frame.lsn > until => return Ok(None),
                 Ok(frame) => self.take(at, &frame)?,
@@ -146,11 +152,16 @@ impl Pass<'_> {
             frame.term
         };
         let tail_crc = u32_at(self.window.get(at + frame.len() - 4, 4)?, 0) as u32;
+        self.push(at, frame, term, tail_crc);
+        Ok(())
+    }
+
+    #[inline]
+    fn push(&mut self, at: u64, frame: &Frame, term: u64, tail_crc: u32) {
         if self.options.mark.is_some_and(|mark| frame.lsn > mark) {
             self.marked.get_or_insert(at);
         }
         self.summary.push(frame, term, tail_crc);
-        Ok(())
     }
 
     /// Whether the file begins with neither the magic, or its beginning, nor a zero.

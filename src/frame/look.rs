@@ -20,9 +20,6 @@ pub trait Source {
     /// The bytes from `at` on, `len` of them, all of which lie before the end.
     fn get(&mut self, at: u64, len: usize) -> Result<&[u8], Self::Error>;
 
-    /// What is at hand from `at` on, if that is told without effort.
-    fn rest(&self, at: u64) -> Option<&[u8]>;
-
     /// Whether only zeros lie from `at` on.
     fn zeros_from(&mut self, at: u64) -> Result<bool, Self::Error>;
 
@@ -49,10 +46,6 @@ impl Source for &[u8] {
         Ok(&self[at as usize..at as usize + len])
     }
 
-    fn rest(&self, at: u64) -> Option<&[u8]> {
-        self.get(at as usize..)
-    }
-
     fn zeros_from(&mut self, at: u64) -> Result<bool, Infallible> {
         Ok(self[at as usize..].iter().all(|byte| *byte == 0))
     }
@@ -61,9 +54,6 @@ impl Source for &[u8] {
 /// The frame at `at`, verified. A version 1 frame has nothing to verify: whether to believe it is up to the caller.
 #[inline]
 pub fn look<S: Source>(source: &mut S, at: u64, before: Before) -> Result<Result<Frame, Fault>, S::Error> {
-    if let Some(frame) = source.rest(at).and_then(|rest| plain(rest, before)) {
-        return Ok(Ok(frame));
-    }
     let left = source.end() - at;
     let mut head = [0; LONGEST_HEADER];
     let got = left.min(LONGEST_HEADER as u64) as usize;
@@ -83,10 +73,11 @@ pub fn look<S: Source>(source: &mut S, at: u64, before: Before) -> Result<Result
     }
 }
 
-/// The frame at the start of `rest`, if it is one as they are written today and nothing about it is in doubt.
+/// The frame at the start of `bytes` and its checksum, if it is one as they are written today and nothing about it is in
+/// doubt. `look` says the same of it, after more questions.
 #[inline]
-fn plain(rest: &[u8], before: Before) -> Option<Frame> {
-    let head = rest.first_chunk::<HEADER>()?;
+pub fn plain(bytes: &[u8], before: Before) -> Option<(Frame, u32)> {
+    let head = bytes.first_chunk::<HEADER>()?;
     if before.wide || head[..5] != PLAIN {
         return None;
     }
@@ -94,9 +85,10 @@ fn plain(rest: &[u8], before: Before) -> Option<Frame> {
     if !frame.plausible() || frame.lsn <= before.lsn {
         return None;
     }
-    let body = rest.get(MAGIC.len()..frame.len() as usize)?;
+    let body = bytes.get(MAGIC.len()..frame.len() as usize)?;
     let (covered, stored) = body.split_last_chunk::<TRAILER>()?;
-    (crc32fast::hash(covered) == u32::from_le_bytes(*stored)).then_some(frame)
+    let stored = u32::from_le_bytes(*stored);
+    (crc32fast::hash(covered) == stored).then_some((frame, stored))
 }
 
 fn look_v3<S: Source>(source: &mut S, at: u64, head: &[u8], before: Before) -> Result<Result<Frame, Fault>, S::Error> {

@@ -47,6 +47,12 @@ impl<'a> Window<'a> {
         *self = Self::new(self.file, end);
     }
 
+    /// What was read already from `at` on.
+    #[inline]
+    pub fn ready(&self, at: u64) -> &[u8] {
+        at.checked_sub(self.start).and_then(|from| self.bytes.get(from as usize..)).unwrap_or_default()
+    }
+
     /// Whether the magic stands at `at`.
     pub fn magic_at(&mut self, at: u64) -> Result<bool, Halt> {
         Ok(at + 4 <= self.end && self.get(at, 4)? == MAGIC)
@@ -111,11 +117,6 @@ impl Source for Window<'_> {
         }
         let from = (at - self.start) as usize;
         Ok(&self.bytes[from..from + len])
-    }
-
-    #[inline]
-    fn rest(&self, at: u64) -> Option<&[u8]> {
-        self.bytes.get(at.checked_sub(self.start)? as usize..)
     }
 
     #[inline]
