@@ -156,6 +156,7 @@ class SpoolBacking(Backing):
     def prune(self, lsn: int) -> None:
         self.spool.prune_through(lsn)
         self.buffer.prune_through(lsn)
+        self.buffer.restart(lsn)  # what was not fed yet must not come any more
 
     def close(self) -> None:
         self.spool.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 import weakref
@@ -166,7 +167,7 @@ class PrimaryReplication(RetainingPrimary):
         self._admit_known(id, now_ms)
         self._slots.advance(id, applied_lsn, durable_lsn, now_ms)
         self._replicas.ack(id, applied_lsn, durable_lsn, now_ms, apply_error_count, divergence_count)
-        self.commit_waiter.record_replica_ack(id, durable_lsn)
+        self._record_ack(id, durable_lsn)
         self._sample()
 
     def ack_replica(self, id: str, lsn: int) -> None:
@@ -176,7 +177,7 @@ class PrimaryReplication(RetainingPrimary):
         now_ms = self._now()
         self._admit_known(id, now_ms)
         self._replicas.ack(id, lsn, lsn, now_ms)
-        self.commit_waiter.record_replica_ack(id, lsn)
+        self._record_ack(id, lsn)
 
     def replica_snapshots(self) -> list[ReplicaState]:
         """The registered replicas, sorted by id; copies."""
@@ -220,6 +221,11 @@ class PrimaryReplication(RetainingPrimary):
         replica = self._replicas.get(id)
         if replica is not None:
             self.commit_waiter.note_region(id, replica.region)
+
+    def _record_ack(self, id: str, durable_lsn: int) -> None:
+        self.commit_waiter.record_replica_ack(id, durable_lsn)
+        if id not in self._replicas:  # it was unregistered meanwhile, and is no copy any more
+            self.commit_waiter.drop_replica(id)
 
     def _admit_known(self, id: str, now_ms: int) -> None:
         """An id with a slot but no registration, as after a restart of the primary, is registered first."""
@@ -273,9 +279,16 @@ def _open_backing(data_path: StrPath | None, config: ReplicationConfig, recovery
 
 
 def _close_forgotten(slots: SlotStore, backing: Backing) -> None:
-    if not slots.closed:
+    if slots.closed:
+        return
+    try:
         warnings.warn(f"unclosed primary {slots.path}", ResourceWarning, stacklevel=2)
-        _close(slots, backing)
+    finally:
+        if threading.current_thread().name.startswith("walspool-"):
+            # collected in the middle of what a thread of its own does, and closing waits for that
+            threading.Thread(target=_close, args=(slots, backing)).start()
+        else:
+            _close(slots, backing)
 
 
 def _close(slots: SlotStore, backing: Backing) -> None:

@@ -273,7 +273,7 @@ class RetainingPrimary(CommittingPrimary):
     def _decide(self, id: str, requested_since_lsn: int, oldest: OldestLsn) -> PartialResync | FullRebootstrap:
         self._open()
         check_u64("requested_since_lsn", requested_since_lsn)
-        if isinstance(oldest, int):
+        if oldest is not None and oldest is not ...:
             check_u64("oldest_available_lsn", oldest)
         bounds = self._backing.bounds()
         decision = decide(self._slots.get(id), requested_since_lsn, bounds, oldest)

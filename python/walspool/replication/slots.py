@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +23,8 @@ log = logging.getLogger("walspool")
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _Slots = dict[str, ReplicationSlot]
-#: Id, the slot before, the slot now; ``None`` where there is none.
-_Change = tuple[str, ReplicationSlot | None, ReplicationSlot | None]
+#: Id, the slot before, the slot now, from when its idle time counted; ``None`` where there is none.
+_Change = tuple[str, ReplicationSlot | None, ReplicationSlot | None, int | None]
 _stores: weakref.WeakSet[SlotStore] = weakref.WeakSet()
 
 
@@ -52,6 +52,8 @@ class SlotStore:
         self._slots: _Slots = load_slots(path, now_ms) if path is not None else {}
         #: The slots in the file: what a prune may rely on.
         self._saved: _Slots = dict(self._slots)
+        #: What writes that failed may have put there all the same: it holds the log from here on.
+        self._doubtful_floor: int | None = None
         #: From when idle time counts for slots whose replica was not seen since this opening.
         self._unseen = dict.fromkeys(self._slots, now_ms)
         self._lock = threading.Lock()
@@ -148,33 +150,32 @@ class SlotStore:
                     raise SlotLimitReached(replica_id=replica_id, max_slots=self._max_slots)
                 start = max(current_lsn(), self.pruning_through)
                 now = ReplicationSlot(replica_id, start, start, now_ms)
-            self._put(replica_id, now)
+            change = self._change(replica_id, now)
             if slot is None:
                 self._made[replica_id] = self._changes
             durable = self._made.get(replica_id, 0) <= self._saved_changes
         if durable:
             self._flush_later()
         else:
-            self._flush_or_undo([(replica_id, slot, now)])
+            self._flush_or_undo([change])
         return now.restart_lsn
 
     def drop(self, replica_id: str) -> None:
         """Forget a slot. ``UnknownReplica``, or ``OSError``: it is there as before."""
         with self._lock:
             self._open()
-            slot = self._known(replica_id)
-            self._put(replica_id, None)
-        self._flush_or_undo([(replica_id, slot, None)])
+            self._known(replica_id)
+            change = self._change(replica_id, None)
+        self._flush_or_undo([change])
 
     def reset(self, replica_id: str, lsn: int, check: Callable[[int], None], now_ms: int) -> None:
         """Make a slot valid at ``lsn``. ``check`` gets what a prune under way removes through, and may refuse."""
         with self._lock:
             self._open()
-            slot = self._known(replica_id)
+            self._known(replica_id)
             check(self.pruning_through)
-            made = ReplicationSlot(replica_id, lsn, lsn, now_ms)
-            self._put(replica_id, made)
-        self._flush_or_undo([(replica_id, slot, made)])
+            change = self._change(replica_id, ReplicationSlot(replica_id, lsn, lsn, now_ms))
+        self._flush_or_undo([change])
 
     def invalidate(
         self, judge: Callable[[ReplicationSlot, int], SlotInvalidationCause | None], now_ms: int
@@ -183,19 +184,15 @@ class SlotStore:
 
         ``judge`` gets a slot and the time from which its idleness counts.
         """
-        found = []
-        changes: list[_Change] = []
+        found, invalid = [], []
         with self._lock:
             self._open()
             for name, slot in sorted(self._slots.items()):
                 cause = judge(slot, self._unseen.get(name, slot.last_seen_at_unix_ms)) if slot.valid else None
                 if cause is not None:
                     found.append((name, cause))
-                    changes.append(
-                        (name, slot, replace(slot, invalidation_reason=cause, invalidated_at_unix_ms=now_ms))
-                    )
-            for name, _, invalid in changes:
-                self._put(name, invalid, seen=False)
+                    invalid.append(replace(slot, invalidation_reason=cause, invalidated_at_unix_ms=now_ms))
+            changes = [self._change(slot.id, slot, seen=False) for slot in invalid]
         if found:
             self._flush_or_undo(changes)
         return found
@@ -211,8 +208,7 @@ class SlotStore:
         """
         with self._lock:
             self._open()
-            held = [slot.restart_lsn for slot in (*self._saved.values(), *self._slots.values()) if slot.valid]
-            target = through(min(held, default=None))
+            target = through(_floor((*self._saved.values(), *self._slots.values()), self._doubtful_floor))
             self._prunes.append(target)
         try:
             yield target
@@ -251,7 +247,9 @@ class SlotStore:
             with self._lock:
                 self._writing = False
                 if written:
-                    self._saved, self._saved_changes = slots, changes
+                    self._saved, self._saved_changes, self._doubtful_floor = slots, changes, None
+                else:
+                    self._doubtful_floor = _floor(slots.values(), self._doubtful_floor)
                 waiting, self._waiting = self._waiting, []
             for each in waiting:
                 each.set()
@@ -262,9 +260,14 @@ class SlotStore:
             self.flush()
         except BaseException:
             with self._lock:
-                for name, before, now in changes:
-                    if (self._slots.get(name) is None) == (now is None):
-                        self._put(name, before, seen=False)
+                for name, before, now, unseen_since in changes:
+                    if _holds(self._slots.get(name)) != _holds(now):
+                        continue  # somebody else has changed it since
+                    self._put(name, before, seen=False)
+                    if unseen_since is not None:
+                        self._unseen[name] = unseen_since
+                    if now is None:
+                        self._made[name] = self._changes  # the file may lack it
             self._flush_later()  # a write that failed late may be in the file all the same
             raise
 
@@ -315,14 +318,19 @@ class SlotStore:
 
     # -- within the lock -----------------------------------------------------------------------------------------------
 
+    def _change(self, replica_id: str, slot: ReplicationSlot | None, *, seen: bool = True) -> _Change:
+        change = (replica_id, self._slots.get(replica_id), slot, self._unseen.get(replica_id))
+        self._put(replica_id, slot, seen=seen)
+        return change
+
     def _put(self, replica_id: str, slot: ReplicationSlot | None, *, seen: bool = True) -> None:
+        self._changes += 1  # first: a Ctrl-C just behind it costs a write, the other way round it would cost the change
         if slot is None:
             self._slots.pop(replica_id, None)
         else:
             self._slots[replica_id] = slot
         if seen:
             self._unseen.pop(replica_id, None)
-        self._changes += 1
 
     def _known(self, replica_id: str) -> ReplicationSlot:
         slot = self._slots.get(replica_id)
@@ -333,6 +341,15 @@ class SlotStore:
     def _open(self) -> None:
         if self._closed:
             raise SpoolClosed(path=self._path)
+
+
+def _holds(slot: ReplicationSlot | None) -> bool | None:
+    return None if slot is None else slot.valid
+
+
+def _floor(slots: Iterable[ReplicationSlot], lower: int | None) -> int | None:
+    held = [slot.restart_lsn for slot in slots if slot.valid]
+    return min(held if lower is None else [*held, lower], default=None)
 
 
 def _forget_in_child() -> None:
