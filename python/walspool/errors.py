@@ -49,6 +49,8 @@ class WalspoolError(Exception):
 
     summary: ClassVar[str] = "walspool failed"
     advice: ClassVar[str] = ""
+    #: Facts that the words tell in another place.
+    unlisted: ClassVar[tuple[str, ...]] = ()
     #: LSN of the last record of a failed multi-batch call that is durable all the same, else ``None``.
     appended_through: int | None = None
 
@@ -60,7 +62,7 @@ class WalspoolError(Exception):
         super().__init__(message if message is not None else self._words())
 
     def _words(self) -> str:
-        shown = {name: _show(value) for name, value in self.facts.items() if value is not None}
+        shown = {n: _show(value) for n, value in self.facts.items() if value is not None and n not in self.unlisted}
         head = self.summary
         for name in list(shown):
             if "{" + name + "}" in head:
@@ -247,11 +249,15 @@ class CommitError(WalspoolError):
     """
 
     summary = "the commit did not get the copies it asked for"
+    unlisted = ("lsn", "acks")
     lsn: int = 0
     acks: int = 0
 
     def _words(self) -> str:
-        return f"{super()._words()}; LSN {self.lsn} is durable here and on {self.acks} replicas"
+        return (
+            f"{super()._words()}; LSN {self.lsn} is durable here and on {self.acks} replicas: do not commit it again, "
+            "wait for it with commit_waiter.await_acks or go on"
+        )
 
 
 class InsufficientReplicas(CommitError):

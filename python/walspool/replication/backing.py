@@ -36,6 +36,10 @@ class Backing(ABC):
         """The term that new records have."""
 
     @abstractmethod
+    def begin_term(self, term: int) -> None:
+        """Go on in ``term``, unless the log is in a higher one already."""
+
+    @abstractmethod
     def append(self, lsn: int, data: Any) -> None:
         """Append a record; as durable as it gets on return."""
 
@@ -80,11 +84,9 @@ class Backing(ABC):
 class SpoolBacking(Backing):
     """Files first; the buffer never holds what the disk does not."""
 
-    def __init__(self, buffer: WalBuffer, spool: LogicalWalSpool, term: int) -> None:
+    def __init__(self, buffer: WalBuffer, spool: LogicalWalSpool) -> None:
         super().__init__(buffer)
         self.spool = spool
-        if term > spool.current_term:
-            spool.begin_term(term)
         buffer.set_current_lsn(spool.current_lsn)
 
     @property
@@ -94,6 +96,10 @@ class SpoolBacking(Backing):
     @property
     def term(self) -> int:
         return self.spool.current_term
+
+    def begin_term(self, term: int) -> None:
+        if term > self.spool.current_term:
+            self.spool.begin_term(term)
 
     def append(self, lsn: int, data: Any) -> None:
         payload = stable_bytes(data)
@@ -144,8 +150,9 @@ class SpoolBacking(Backing):
         return max((self.spool.pruned_through, *(high for _, high in self.spool.holes)))
 
     def bounds(self) -> LogBounds:
-        spool = self.spool
-        return LogBounds(spool.oldest_lsn, spool.current_lsn, spool.pruned_through, spool.holes)
+        # the end first: what is appended meanwhile must not look like a log that lost its records
+        spool, current_lsn = self.spool, self.spool.current_lsn
+        return LogBounds(spool.oldest_lsn, current_lsn, spool.pruned_through, spool.holes)
 
     def extent_after(self, lsn: int) -> tuple[int, int]:
         return self.spool.extent_after(lsn)
@@ -165,9 +172,9 @@ class SpoolBacking(Backing):
 class MemoryBacking(Backing):
     """No data path: nothing is durable, everything else is as with files."""
 
-    def __init__(self, buffer: WalBuffer, term: int) -> None:
+    def __init__(self, buffer: WalBuffer) -> None:
         super().__init__(buffer)
-        self._term = term
+        self._term = 1
         self._lock = threading.Lock()
         self._waiting: list[tuple[int, threading.Event]] = []
         self._closed = False
@@ -179,6 +186,9 @@ class MemoryBacking(Backing):
     @property
     def term(self) -> int:
         return self._term
+
+    def begin_term(self, term: int) -> None:
+        self._term = max(self._term, term)
 
     def append(self, lsn: int, data: Any) -> None:
         self._open()
@@ -228,7 +238,8 @@ class MemoryBacking(Backing):
         return self.buffer.pruned_through
 
     def bounds(self) -> LogBounds:
-        return LogBounds(self.buffer.oldest_lsn, self.buffer.current_lsn, self.buffer.pruned_through)
+        buffer, current_lsn = self.buffer, self.buffer.current_lsn  # the end first, as above
+        return LogBounds(buffer.oldest_lsn, current_lsn, buffer.pruned_through)
 
     def extent_after(self, lsn: int) -> tuple[int, int]:
         return self.buffer.extent_after(lsn)

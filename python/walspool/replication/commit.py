@@ -217,6 +217,11 @@ class CommitWaiter:
             self._acks.pop(id, None)
             self._regions.pop(id, None)
 
+    def forget_ack(self, id: str) -> None:
+        """What a replica acknowledged counts no more; it may acknowledge anew."""
+        with self._lock:
+            self._acks.pop(id, None)
+
     def snapshot(self) -> list[tuple[str, int]]:
         """Each id that has acknowledged, with its durable LSN, sorted."""
         with self._lock:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from walspool.errors import LsnOrderError
+from walspool.errors import CommitError, LsnOrderError, SpoolClosed
 from walspool.records import ChangeRecord, check_u64
 from walspool.replication.backing import Backing, SpoolBacking
 from walspool.replication.buffer import WalBuffer
@@ -85,8 +87,8 @@ class CommittingPrimary(ABC):
         ``SpoolPoisoned``, ``OSError``): neither the log nor the buffer holds it.
         """
         self._open()
+        self._sample()  # before: nothing may fail behind the append
         self._backing.append(check_u64("lsn", lsn), encoded)
-        self._sample()
 
     def append_change(self, record: ChangeRecord) -> int:
         """Append a change record and return its LSN, durable on return.
@@ -94,6 +96,8 @@ class CommittingPrimary(ABC):
         A ``lsn`` of 0 in the record becomes the next one, a ``term`` of 0 the current one.
         """
         self._open()
+        if not isinstance(record, ChangeRecord):
+            raise TypeError(f"record must be a ChangeRecord, not {type(record).__name__}")
         if record.term == 0:
             record = replace(record, term=self.term)
         if record.lsn:
@@ -110,6 +114,8 @@ class CommittingPrimary(ABC):
     def wait_for_logical_lsn_after(self, since_lsn: int, timeout: float | None) -> bool:
         """True as soon as the log is past ``since_lsn``, and the buffer with it; False after ``timeout`` seconds."""
         self._open()
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout < 0):
+            check_seconds("timeout", timeout)
         return self._backing.wait_after(since_lsn, timeout)
 
     # -- commits -------------------------------------------------------------------------------------------------------
@@ -121,15 +127,17 @@ class CommittingPrimary(ABC):
         for one replica in each; a ``CommitPolicy`` or its text, too. ``timeout``: seconds to wait, by default 5, with
         regions 10, with ``"quorum"`` as configured. A replica counts once it acknowledged the LSN as durable.
 
-        ``InsufficientReplicas``, ``MissingRegions``, ``QuorumTimeout``: the record is durable here all the same, and
+        ``InsufficientReplicas``, ``MissingRegions``, ``QuorumTimeout``, or ``CommitError`` when the primary is closed
+        meanwhile: the record is durable here all the same, and
         on as many replicas as the error says. Every other error: it is not in the log.
         """
         self._open()
         quorum = self._quorum_of(ack, timeout)
-        lsn = self._backing.append_next(data)
         self._sample()
+        lsn = self._backing.append_next(data)
         if quorum is not None:
-            quorum.wait(lsn, timeout=timeout)
+            with self._durable_all_the_same(lsn):
+                quorum.wait(lsn, timeout=timeout)
         return CommitResult(lsn, self.commit_waiter.acked_count(lsn))
 
     async def acommit(self, data: Any, *, ack: Ack = "local", timeout: float | None = None) -> CommitResult:
@@ -139,11 +147,21 @@ class CommittingPrimary(ABC):
         """
         self._open()
         quorum = self._quorum_of(ack, timeout)
-        lsn = await self._backing.aappend_next(data)
         self._sample()
+        lsn = await self._backing.aappend_next(data)
         if quorum is not None:
-            await quorum.wait_async(lsn, timeout=timeout)
+            with self._durable_all_the_same(lsn):
+                await quorum.wait_async(lsn, timeout=timeout)
         return CommitResult(lsn, self.commit_waiter.acked_count(lsn))
+
+    @contextlib.contextmanager
+    def _durable_all_the_same(self, lsn: int) -> Iterator[None]:
+        """A primary that is closed behind the append must not make the caller commit the record again."""
+        try:
+            yield
+        except SpoolClosed as error:
+            words = f"the primary was closed while the commit waited; LSN {lsn} is durable here, do not commit it again"
+            raise CommitError(words, lsn=lsn, acks=self.commit_waiter.acked_count(lsn)) from error
 
     def _quorum_of(self, ack: Ack, timeout: float | None) -> QuorumCoordinator | None:
         """The quorum that a commit waits for; checked as a whole, before anything is appended."""

@@ -61,11 +61,16 @@ class PrimaryReplication(RetainingPrimary):
     ) -> None:
         self._closed = True
         config = ReplicationConfig.primary() if config is None else config
+        if not isinstance(config, ReplicationConfig):
+            raise TypeError(f"config must be a ReplicationConfig, not {type(config).__name__}")
+        if recovery not in ("truncate", "strict"):
+            raise ValueError(f"recovery must be 'truncate' or 'strict', not {recovery!r}")
         now = _steady_clock() if clock is None else clock
         backing = _open_backing(data_path, config, recovery)
         try:
             path = None if data_path is None else slots_path(data_path)
             slots = SlotStore(path, now(), config.max_slots, config.slot_flush_interval_ms)
+            backing.begin_term(config.term)
         except BaseException:
             backing.close()
             raise
@@ -134,6 +139,8 @@ class PrimaryReplication(RetainingPrimary):
     def set_replica_rebootstrapping(self, id: str, flag: bool) -> bool:
         """Note that a replica is loading a snapshot, or has done so; whether the replica is known."""
         self._open()
+        if not isinstance(flag, bool):
+            raise TypeError(f"flag must be a bool, not {type(flag).__name__}")
         return self._replicas.set_rebootstrapping(id, flag)
 
     def note_replica_pull(self, id: str, last_sent_lsn: int) -> None:
@@ -210,22 +217,23 @@ class PrimaryReplication(RetainingPrimary):
         gone, ``AckBeyondWal`` above the end of the log, ``OSError``: nothing has changed.
         """
         super().reset_slot(id, lsn)
-        replica = self._replicas.get(id)
-        if replica is not None:
-            self._replicas.unregister(id)
-            self.commit_waiter.drop_replica(id)
-            self._register(id, lsn, replica.region, self._now())
+        if self._replicas.reset(id, lsn, self._now()):
+            self.commit_waiter.forget_ack(id)
 
     def _register(self, id: str, restart_lsn: int, region: str | None, now_ms: int) -> None:
         self._replicas.register(id, restart_lsn, region, now_ms)
-        replica = self._replicas.get(id)
-        if replica is not None:
-            self.commit_waiter.note_region(id, replica.region)
+        self._note_region(id)
 
     def _record_ack(self, id: str, durable_lsn: int) -> None:
         self.commit_waiter.record_replica_ack(id, durable_lsn)
         if id not in self._replicas:  # it was unregistered meanwhile, and is no copy any more
             self.commit_waiter.drop_replica(id)
+            self._note_region(id)  # unless it has come back since
+
+    def _note_region(self, id: str) -> None:
+        replica = self._replicas.get(id)
+        if replica is not None:
+            self.commit_waiter.note_region(id, replica.region)
 
     def _admit_known(self, id: str, now_ms: int) -> None:
         """An id with a slot but no registration, as after a restart of the primary, is registered first."""
@@ -244,7 +252,7 @@ class PrimaryReplication(RetainingPrimary):
         return self._closed or self._slots.closed
 
     def close(self) -> None:
-        """Write the slots, close the log. May be called twice; any other call then raises ``SpoolClosed``."""
+        """Write the slots, close the log. May be called twice; a call that changes anything then raises ``SpoolClosed``."""
         self._closed = True
         if self._forgotten.detach() is not None:
             _close(self._slots, self._backing)
@@ -269,13 +277,8 @@ class PrimaryReplication(RetainingPrimary):
 def _open_backing(data_path: StrPath | None, config: ReplicationConfig, recovery: Any) -> Backing:
     buffer = WalBuffer(config.buffer_capacity, config.buffer_max_bytes)
     if data_path is None:
-        return MemoryBacking(buffer, config.term)
-    spool = LogicalWalSpool.open(data_path, segment_bytes=config.segment_bytes, recovery=recovery)
-    try:
-        return SpoolBacking(buffer, spool, config.term)
-    except BaseException:
-        spool.close()
-        raise
+        return MemoryBacking(buffer)
+    return SpoolBacking(buffer, LogicalWalSpool.open(data_path, segment_bytes=config.segment_bytes, recovery=recovery))
 
 
 def _close_forgotten(slots: SlotStore, backing: Backing) -> None:

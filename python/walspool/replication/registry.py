@@ -81,6 +81,23 @@ class ReplicaRegistry:
             self._epoch += 1
             return True
 
+    def reset(self, id: str, lsn: int, now_ms: int) -> bool:
+        """Start a replica anew at ``lsn``, behind a re-bootstrap; whether it is registered. Its region stays."""
+        with self._lock:
+            known = self._replicas.get(id)
+            if known is None:
+                return False
+            self._replicas[id] = replace(
+                known,
+                last_acked_lsn=lsn,
+                last_sent_lsn=lsn,
+                last_durable_lsn=lsn,
+                last_seen_at_unix_ms=now_ms,
+                rebootstrapping=False,
+            )
+            self._epoch += 1
+            return True
+
     def unregister(self, id: str) -> bool:
         """Forget a replica; whether it was there."""
         with self._lock:

@@ -83,7 +83,8 @@ class RetainingPrimary(CommittingPrimary):
             if lsn < gone_through:
                 raise LsnPruned(lsn=lsn, pruned_through=gone_through)
             if lsn > current_lsn:
-                raise AckBeyondWal(lsn=lsn, current_lsn=current_lsn)
+                words = f"LSN {lsn} is beyond the end of the log at {current_lsn}; give the LSN of the snapshot"
+                raise AckBeyondWal(words, lsn=lsn, current_lsn=current_lsn)
 
         self._slots.reset(id, lsn, check, self._now())
 
@@ -170,7 +171,7 @@ class RetainingPrimary(CommittingPrimary):
         bounds = self._backing.bounds()
         whole = self._backing.extent_after(0)
         kept = self._backing.extent_after(min(staying, default=bounds.current_lsn))
-        prunable = whole[0] - kept[0], whole[1] - kept[1]
+        prunable = max(whole[0] - kept[0], 0), max(whole[1] - kept[1], 0)  # the log grows meanwhile
         pinned_by = tuple(slot.id for slot in held if slot.pins)
         pinned = next(((slot.records, slot.bytes) for slot in held if slot.pins), (0, 0))
         return RetentionReport(

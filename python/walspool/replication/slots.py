@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,12 +62,16 @@ class SlotStore:
         self._saved_changes = 0
         #: Per slot made since the opening which change that was.
         self._made: dict[str, int] = {}
+        #: Per slot that is being made how many calls wait for it.
+        self._registering: Counter[str] = Counter()
         self._prunes: list[int] = []
         self._writing = False
         self._waiting: list[threading.Event] = []
         self._dirty = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        #: Changes are refused; then, once the last write is done, writes as well.
+        self._closing = False
         self._closed = False
         _stores.add(self)
 
@@ -80,7 +85,7 @@ class SlotStore:
     @property
     def closed(self) -> bool:
         """Whether ``close`` was called, or this is a forked child's copy."""
-        return self._closed
+        return self._closing
 
     def get(self, replica_id: str) -> ReplicationSlot | None:
         """The slot of a replica as it is now."""
@@ -150,14 +155,26 @@ class SlotStore:
                     raise SlotLimitReached(replica_id=replica_id, max_slots=self._max_slots)
                 start = max(current_lsn(), self.pruning_through)
                 now = ReplicationSlot(replica_id, start, start, now_ms)
-            change = self._change(replica_id, now)
+            self._put(replica_id, now)
             if slot is None:
                 self._made[replica_id] = self._changes
-            durable = self._made.get(replica_id, 0) <= self._saved_changes
+            number = self._made.get(replica_id, 0)
+            durable = number <= self._saved_changes
+            if not durable:
+                self._registering[replica_id] += 1
         if durable:
             self._flush_later()
-        else:
-            self._flush_or_undo([change])
+            return now.restart_lsn
+
+        def undo() -> None:
+            if self._registering[replica_id] == 1:  # else another call is waiting for the same slot
+                self._put(replica_id, None)
+
+        try:
+            self._flush_or_undo(number, undo)
+        finally:
+            with self._lock:
+                self._registering[replica_id] -= 1
         return now.restart_lsn
 
     def drop(self, replica_id: str) -> None:
@@ -166,7 +183,8 @@ class SlotStore:
             self._open()
             self._known(replica_id)
             change = self._change(replica_id, None)
-        self._flush_or_undo([change])
+            number = self._changes
+        self._flush_or_undo(number, lambda: self._undo([change]))
 
     def reset(self, replica_id: str, lsn: int, check: Callable[[int], None], now_ms: int) -> None:
         """Make a slot valid at ``lsn``. ``check`` gets what a prune under way removes through, and may refuse."""
@@ -175,7 +193,8 @@ class SlotStore:
             self._known(replica_id)
             check(self.pruning_through)
             change = self._change(replica_id, ReplicationSlot(replica_id, lsn, lsn, now_ms))
-        self._flush_or_undo([change])
+            number = self._changes
+        self._flush_or_undo(number, lambda: self._undo([change]))
 
     def invalidate(
         self, judge: Callable[[ReplicationSlot, int], SlotInvalidationCause | None], now_ms: int
@@ -193,8 +212,9 @@ class SlotStore:
                     found.append((name, cause))
                     invalid.append(replace(slot, invalidation_reason=cause, invalidated_at_unix_ms=now_ms))
             changes = [self._change(slot.id, slot, seen=False) for slot in invalid]
+            number = self._changes
         if found:
-            self._flush_or_undo(changes)
+            self._flush_or_undo(number, lambda: self._undo(changes))
         return found
 
     # -- pruning -------------------------------------------------------------------------------------------------------
@@ -230,7 +250,8 @@ class SlotStore:
 
     def _write_or_wait(self, wanted: int) -> threading.Event | None:
         with self._lock:
-            self._open()
+            if self._closed:
+                raise SpoolClosed(path=self._path)
             if self._path is None or self._saved_changes >= wanted:
                 return None
             if self._writing:
@@ -255,21 +276,28 @@ class SlotStore:
                 each.set()
         return None
 
-    def _flush_or_undo(self, changes: list[_Change]) -> None:
+    def _flush_or_undo(self, number: int, undo: Callable[[], None]) -> None:
+        """Make change ``number`` durable; where that fails, ``undo`` it within the lock."""
         try:
             self.flush()
-        except BaseException:
+        except BaseException as error:
             with self._lock:
-                for name, before, now, unseen_since in changes:
-                    if _holds(self._slots.get(name)) != _holds(now):
-                        continue  # somebody else has changed it since
-                    self._put(name, before, seen=False)
-                    if unseen_since is not None:
-                        self._unseen[name] = unseen_since
-                    if now is None:
-                        self._made[name] = self._changes  # the file may lack it
+                durable = self._saved_changes >= number
+                if not durable:
+                    undo()
             self._flush_later()  # a write that failed late may be in the file all the same
-            raise
+            if not (durable and isinstance(error, OSError)):
+                raise
+
+    def _undo(self, changes: list[_Change]) -> None:
+        for name, before, now, unseen_since in changes:
+            if _holds(self._slots.get(name)) != _holds(now):
+                continue  # somebody else has changed it since
+            self._put(name, before, seen=False)
+            if unseen_since is not None:
+                self._unseen[name] = unseen_since
+            if now is None:
+                self._made[name] = self._changes  # the file may lack it
 
     def _flush_later(self) -> None:
         if self._path is None:
@@ -278,10 +306,11 @@ class SlotStore:
             self._dirty.set()
         if self._thread is None:
             with self._lock:
-                if self._thread is not None or self._closed:
+                if self._thread is not None or self._closing:
                     return
-                self._thread = threading.Thread(target=self._flush_when_dirty, name="walspool-slots", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._flush_when_dirty, name="walspool-slots", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _flush_when_dirty(self) -> None:
         failing = False
@@ -301,19 +330,34 @@ class SlotStore:
                 self._dirty.set()
 
     def close(self) -> None:
-        """Write what the file does not hold yet, and end. May be called twice; any later change is refused."""
-        if self._closed:
-            return
+        """Write what the file does not hold yet, and end. May be called twice; any later change is refused.
+
+        No write is under way on return: the next primary may have the file.
+        """
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
         try:
             self.flush()
         finally:
-            self._closed = True
+            while (done := self._end()) is not None:
+                done.wait()
             self._stop.set()
             self._dirty.set()
 
+    def _end(self) -> threading.Event | None:
+        with self._lock:
+            if not self._writing:
+                self._closed = True
+                return None
+            done = threading.Event()
+            self._waiting.append(done)
+            return done
+
     def abandon(self) -> None:
         """In a forked child: refuse every call, write nothing. A lock that another thread held is held for ever."""
-        self._closed = True
+        self._closing = self._closed = True
         self._lock = threading.Lock()
 
     # -- within the lock -----------------------------------------------------------------------------------------------
@@ -327,6 +371,7 @@ class SlotStore:
         self._changes += 1  # first: a Ctrl-C just behind it costs a write, the other way round it would cost the change
         if slot is None:
             self._slots.pop(replica_id, None)
+            self._made.pop(replica_id, None)
         else:
             self._slots[replica_id] = slot
         if seen:
@@ -339,7 +384,7 @@ class SlotStore:
         return slot
 
     def _open(self) -> None:
-        if self._closed:
+        if self._closing:
             raise SpoolClosed(path=self._path)
 
 

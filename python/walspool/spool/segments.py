@@ -25,6 +25,9 @@ __all__ = ["Segment", "Snapshot", "WriterSegments", "load_sidecar", "open_file",
 
 log = logging.getLogger("walspool")
 
+#: Fields of the state that two callers may want to raise at a time.
+_RISING = frozenset({"lsn_floor", "term", "pruned_through", "sealed_through"})
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -267,8 +270,10 @@ class WriterSegments:
             return Snapshot(self._sealed, active, self._state)
 
     def change_state(self, **changes: Any) -> None:
-        """Make changed fields of the state durable, then let readers see them."""
+        """Make changed fields of the state durable, then let readers see them. Some only ever go up."""
         with self._state_lock:
+            for name in _RISING & changes.keys():
+                changes[name] = max(changes[name], getattr(self._state, name))
             state = replace(self._state, **changes)
             if state != self._state:
                 save_state(self.files, state)
