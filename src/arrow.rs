@@ -13,7 +13,7 @@ use crate::error::CoreError;
 use crate::reader::Reader;
 
 /// A batch is closed before its payloads pass this many bytes, so that 32-bit offsets always do.
-const BATCH_BYTES: u64 = 8 << 20;
+const BATCH_BYTES: u64 = 2 << 20;
 /// And at this many records.
 const BATCH_RECORDS: usize = 64 << 10;
 
@@ -74,8 +74,14 @@ pub fn stream(mut parts: Vec<Part>) -> ArrowArrayStream {
 impl Stream {
     /// The next batch, empty at the end. Records before an error come first.
     fn next(&mut self) -> Result<Batch, c_int> {
-        let mut batch =
-            Batch { lsn: Vec::new(), term: Vec::new(), timestamp: Vec::new(), ends: vec![0], payload: Vec::new() };
+        let left = self.parts.last().map_or(0, |part| part.reader.left().min(BATCH_BYTES));
+        let mut batch = Batch {
+            lsn: Vec::new(),
+            term: Vec::new(),
+            timestamp: Vec::new(),
+            ends: vec![0],
+            payload: Vec::with_capacity(left as usize),
+        };
         while self.failed.is_none()
             && batch.lsn.len() < BATCH_RECORDS
             && let Some(part) = self.parts.last_mut()

@@ -11,7 +11,7 @@
 
 mod look;
 
-pub use look::{Source, believe_v1, check, decode, look, plain, v1_ends_well};
+pub use look::{Source, believe_v1, check, decode, look, plain, plain_header, v1_ends_well};
 
 use std::fmt;
 

@@ -1,12 +1,16 @@
 //! A range of a file → records. Every frame is verified; one that is bad is an error, never an end.
 
+mod frames;
+
+pub use frames::Frames;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::change::term_of_payload;
 use crate::error::{CoreError, Result};
 use crate::file::File;
-use crate::frame::{self, Before, Fault, Frame, Layout, Source, TRAILER, look, plain, v1_ends_well};
+use crate::frame::{Before, Fault, Frame, Layout, Source, TRAILER, look, plain, v1_ends_well};
 use crate::scan::ScanReport;
 
 /// Bytes of the first read, so that a look at one record stays cheap.
@@ -50,19 +54,6 @@ impl Chunk {
     pub fn frame(&self, record: &Record) -> &[u8] {
         &self.bytes[record.at..record.at + record.frame.len() as usize]
     }
-}
-
-/// Whole version 3 frames in one buffer.
-#[derive(Debug, Default)]
-pub struct Frames {
-    /// The frames.
-    pub data: Vec<u8>,
-    /// How many.
-    pub records: u64,
-    /// LSN of the first; `None` without records.
-    pub first_lsn: Option<u64>,
-    /// LSN of the last; `None` without records.
-    pub last_lsn: Option<u64>,
 }
 
 /// Where a reader stands.
@@ -133,6 +124,11 @@ impl Reader {
         self.chunk.records.get(self.cursor).map_or(self.next, |record| self.chunk.offset + record.at as u64)
     }
 
+    /// Bytes from there to the end.
+    pub fn left(&self) -> u64 {
+        self.end.saturating_sub(self.offset())
+    }
+
     /// Whether everything up to the end was read and returned.
     pub fn is_done(&self) -> bool {
         self.cursor >= self.chunk.records.len() && self.next >= self.end
@@ -187,30 +183,6 @@ impl Reader {
         self.ahead.clear();
         self.chunk = Arc::default();
         self.cursor = 0;
-    }
-
-    /// The next frames as version 3, up to `max_bytes` of them, but at least one if there is one.
-    pub fn read_frames(&mut self, max_bytes: u64) -> Result<Frames> {
-        let mut frames = Frames::default();
-        while self.fill()? {
-            for record in &self.chunk.records[self.cursor..] {
-                let len = frame::HEADER as u64 + record.frame.payload_len + TRAILER as u64;
-                if frames.records > 0 && frames.data.len() as u64 + len > max_bytes {
-                    return Ok(frames);
-                }
-                if record.frame.is_v3() {
-                    frames.data.extend_from_slice(self.chunk.frame(record));
-                } else {
-                    let Frame { lsn, timestamp_ms, .. } = record.frame;
-                    frame::encode(&mut frames.data, record.term, lsn, timestamp_ms, self.chunk.payload(record));
-                }
-                frames.records += 1;
-                frames.first_lsn.get_or_insert(record.frame.lsn);
-                frames.last_lsn = Some(record.frame.lsn);
-                self.cursor += 1;
-            }
-        }
-        Ok(frames)
     }
 
     /// Makes sure that there is a next record in the chunk; false at the end.

@@ -73,18 +73,21 @@ pub fn look<S: Source>(source: &mut S, at: u64, before: Before) -> Result<Result
     }
 }
 
-/// The frame at the start of `bytes` and its checksum, if it is one as they are written today and nothing about it is in
-/// doubt. `look` says the same of it, after more questions.
+/// What the header at the start of `bytes` says, if it is as they are written today and nothing about it is in doubt.
 #[inline]
-pub fn plain(bytes: &[u8], before: Before) -> Option<(Frame, u32)> {
+pub fn plain_header(bytes: &[u8], before: Before) -> Option<Frame> {
     let head = bytes.first_chunk::<HEADER>()?;
     if before.wide || head[..5] != PLAIN {
         return None;
     }
-    let frame = Frame::header(head, Layout::V3)?;
-    if !frame.plausible() || frame.lsn <= before.lsn {
-        return None;
-    }
+    Frame::header(head, Layout::V3).filter(|frame| frame.plausible() && frame.lsn > before.lsn)
+}
+
+/// The frame at the start of `bytes` and its checksum, if its header is plain and it is whole and matches. `look` says
+/// the same of it, after more questions.
+#[inline]
+pub fn plain(bytes: &[u8], before: Before) -> Option<(Frame, u32)> {
+    let frame = plain_header(bytes, before)?;
     let body = bytes.get(MAGIC.len()..frame.len() as usize)?;
     let (covered, stored) = body.split_last_chunk::<TRAILER>()?;
     let stored = u32::from_le_bytes(*stored);

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::copy::copy_frames;
+use crate::frame;
 use crate::frame::tests::build;
 use crate::scan::{Options, scan_file};
 

@@ -8,7 +8,19 @@ from typing import Any, Final, TypeVar
 
 from walspool.core.pure.change import change_term
 from walspool.core.pure.file import File, Shrunk, StrPath, Window, pwrite
-from walspool.core.pure.frame import OVERHEAD, TORN, Bad, Frame, entry_of, frame_parts, legacy_term, read_frame
+from walspool.core.pure.frame import (
+    MAGIC,
+    MAX_PAYLOAD,
+    OVERHEAD,
+    TORN,
+    V3,
+    Bad,
+    Frame,
+    entry_of,
+    frame_parts,
+    legacy_term,
+    read_frame,
+)
 from walspool.core.pure.index import Prefix, ScanReport
 from walspool.errors import SpoolCorrupt
 from walspool.records import MAX_U64, ChangeRecord, Entry, check_u64
@@ -18,7 +30,7 @@ __all__ = ["ArrowStream", "Reader", "copy_frames"]
 _CHUNK: Final = 256 << 10
 _COPY_BYTES: Final = 1 << 20
 _ARROW_RECORDS: Final = 1 << 16
-_ARROW_BYTES: Final = 8 << 20
+_ARROW_BYTES: Final = 2 << 20
 _MAX_I64: Final = 2**63 - 1
 #: Records of the first list that an iterator gives, and of the longest; bytes of payload that end a list.
 _FIRST_RUN: Final = 8
@@ -122,7 +134,7 @@ class Reader:
         facts: list[tuple[int, int, int, int, int]] = []
         size = 0
         with _Whole(self):
-            while (frame := self._peek()) is not None:
+            while not (facts and size + self._plain_length() > max_bytes) and (frame := self._peek()) is not None:
                 length = frame.body_end - frame.body + OVERHEAD
                 if facts and size + length > max_bytes:
                     break
@@ -141,6 +153,18 @@ class Reader:
         if not facts:
             return b"", 0, None, None, facts
         return b"".join(pieces), len(facts), facts[0][1], facts[-1][1], facts
+
+    def _plain_length(self) -> int:
+        """What a plain header says of the next frame's length; 0 where only a look at all of it can tell."""
+        try:
+            head = self._window.view(self._offset, V3.size)
+        except Shrunk:
+            return 0
+        if self._wide or len(head) < V3.size:
+            return 0
+        magic, version, _, lsn, _, length = V3.unpack(head)
+        plain = magic == MAGIC and version == 3 and length <= MAX_PAYLOAD and lsn > self._last
+        return length + OVERHEAD if plain else 0
 
     def _payload(self, frame: Frame) -> bytes:
         return self._window.view(frame.body, frame.body_end - frame.body).tobytes()
