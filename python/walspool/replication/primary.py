@@ -252,7 +252,7 @@ class PrimaryReplication(RetainingPrimary):
         return self._closed or self._slots.closed
 
     def close(self) -> None:
-        """Write the slots, close the log. May be called twice; a call that changes anything then raises ``SpoolClosed``."""
+        """Write the slots, close the log. May be called twice; later changes raise ``SpoolClosed``."""
         self._closed = True
         if self._forgotten.detach() is not None:
             _close(self._slots, self._backing)
