@@ -36,7 +36,7 @@ def test_a_power_loss_leaves_what_was_acknowledged(
 
 
 @pytest.mark.parametrize("core", CORES)
-@pytest.mark.parametrize("workload", ["threads", "rotation", "prune"])
+@pytest.mark.parametrize("workload", ["threads", "rotation", "prune", "slots"])
 def test_replaying_a_record_gives_the_directory_byte_for_byte(workload: str, core: str, fast_path: Path) -> None:
     (recording,) = record(workload, core, 2, fast_path, check_replay=True)  # raises where they differ
     assert len(recording.moments) > 50

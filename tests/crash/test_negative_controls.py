@@ -9,6 +9,13 @@ LIES = {
     "dir": ("rotation", "lost: acknowledged LSN"),
     "state": ("prune", "raised"),
     "cut": ("recovery:aligned", "resurrected"),
+    "slots": ("slots", "SlotStoreCorrupt"),
+}
+
+#: Workloads that break the package before they use it, and what the findings must say.
+BROKEN = {
+    "slots-without-flush": "it may be valid at",
+    "slots-by-memory": "which are gone",
 }
 
 
@@ -20,3 +27,10 @@ def test_a_dropped_sync_is_found(lie: str, core: str) -> None:
     assert answer["found"], (
         f"{answer['states']} states of {workload} without syncs of the {lie} showed nothing: {answer}"
     )
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("workload", BROKEN)
+def test_a_broken_slot_store_is_found(workload: str, core: str) -> None:
+    answer = run_program("control", core, workload, "", BROKEN[workload])
+    assert answer["found"], f"{answer['states']} states of {workload} showed nothing: {answer}"

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.build import CORES, REPOSITORY, fast_folder
-from tests.lab.checker import Checker, Expectation, open_walspool
 from tests.lab.recorder import Recording, record
 from tests.lab.states import Builder, state_key
 from tests.lab.workloads import WORKLOADS
@@ -44,7 +43,7 @@ def check_recording(
     recording: Recording, budget: int, seed: int, folder: Path, seen: set[bytes], cell: Cell, limit: int = MAX_FINDINGS
 ) -> None:
     """Checks up to `budget` states of one history that were not seen before; stops at `limit` findings."""
-    checker = Checker(folder, open_walspool(**recording.options), recording.data)
+    checker = recording.kind.checker(folder, recording.options, recording.data)
     budget = max(budget // (1 + recording.bytes // 500_000), 1)  # large files take long
     moments = list(recording.moments)
     rng = random.Random(seed)
@@ -54,7 +53,7 @@ def check_recording(
     while walks and done < budget and len(cell.findings) < limit:
         alive = []
         for moment, states in walks:
-            expect = Expectation(recording.notes_at(moment))
+            expect = recording.kind.expectation(recording.notes_at(moment))
             key = expect.key()
             fresh = stale = 0
             for state in states:

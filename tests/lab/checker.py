@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,15 @@ def open_walspool(**options: Any) -> Callable[[Path, str], Any]:
 
     opening: Callable[..., Any] = walspool.open
     return lambda path, recovery: opening(path, recovery=recovery, **options)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is expected of a recording's states, and how they are checked (folder, options, data path)."""
+
+    expectation: Callable[[Iterable[Said]], Expectation]
+    checker: Callable[[Path, dict[str, Any], str], Checker]
+
+
+#: A log by itself.
+LOG = Kind(Expectation, lambda folder, options, data: Checker(folder, open_walspool(**options), data))

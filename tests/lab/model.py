@@ -213,6 +213,11 @@ class Model:
             assert name in self.live, f"rename of {op.name!r}, which nobody created"
             assert new is not None, f"rename of {op.name!r} to elsewhere"
             self._change(op, ((name, None), (new, self.live[name])))
+        elif op.call is Call.LINK:
+            new = self._local(op.name2)
+            assert name in self.live, f"link of {op.name!r}, which nobody created"
+            assert new is not None, f"link of {op.name!r} to elsewhere"
+            self._change(op, ((new, self.live[name]),))
         elif op.call is Call.UNLINK:
             self._change(op, ((name, None),))
         elif op.call is Call.MKDIR:

@@ -22,6 +22,7 @@ class Call(IntEnum):
     RENAME = 7
     UNLINK = 8
     MKDIR = 9
+    LINK = 10
 
 
 class Note(IntEnum):
@@ -34,6 +35,8 @@ class Note(IntEnum):
     PUBLISHED = 5  # a = lsn: an opening returned with this current_lsn; each record it showed follows as SHOWN
     SHOWN = 6  # a = id, b = lsn: an opening returned this record to a reader
     SECTION = 7  # a = number: from here on another directory is worked on
+    SLOT = 8  # a = number of a replica, b = slot_state: memory is about to have this
+    SAVED = 9  # a = bits of replicas: what was last said of their slots is on the disk
 
 
 @dataclass(slots=True)

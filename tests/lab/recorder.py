@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.build import REPOSITORY, lab_environment
+from tests.lab.checker import LOG, Kind
 from tests.lab.frames import frames_behind
 from tests.lab.model import Frontier, Model, frontiers
 from tests.lab.record import Event, Said, Start, read_record, split_sections
@@ -30,6 +31,7 @@ class Recording:
     data: str
     options: dict[str, Any]
     prior: list[Said] = field(default_factory=list)
+    kind: Kind = LOG
 
     @cached_property
     def moments(self) -> list[Frontier]:
@@ -79,7 +81,8 @@ def record(
         else:
             workload = _workload(name)
             prior = workload.prepare(root, seed)
-            recordings = [Recording(Model(root), [], workload.data(seed), workload.options(seed), prior)]
+            start = Model(root)
+            recordings = [Recording(start, [], workload.data(seed), workload.options(seed), prior, workload.kind)]
             for phase in range(len(workload.phases)):
                 run_phase(name, core, seed, phase, root, log, [], lie)
             recordings[0].events = read_record(log, root)

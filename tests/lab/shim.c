@@ -4,7 +4,7 @@
  *   record  each call that changes something, with its start and its end, into LAB_RECORD (one total order:
  *           the order of one O_APPEND file), together with notes the program makes through lab_note();
  *   fail    the Nth call of a class, armed and re-armed by the program itself through lab_arm();
- *   lie     report a sync as done without doing it (LAB_LIE = log | dir | state | cut, and any number of them).
+ *   lie     report a sync as done without doing it (LAB_LIE = log | dir | state | cut | slots, any number of them).
  * LAB_SYNC_US makes every sync take that long, as a disk does, so that writers gather behind it.
  */
 #include "shim.h"
@@ -177,6 +177,19 @@ int rename(const char *from, const char *to) { return renameat2(AT_FDCWD, from, 
 int renameat(int from_dir, const char *from, int to_dir, const char *to) {
     return renameat2(from_dir, from, to_dir, to, 0);
 }
+
+int linkat(int from_dir, const char *from, int to_dir, const char *to, int flags) {
+    char name[PATH_MAX], name2[PATH_MAX];
+    int ours = watched_at(from_dir, from, name), ours2 = watched_at(to_dir, to, name2);
+    if (!ours && !ours2) return (int)syscall(SYS_linkat, from_dir, from, to_dir, to, flags);
+    int verdict = fault(LINK, name);
+    if (verdict > 0) return errno = verdict, -1;
+    uint64_t token = begin(LINK, 0, 0, flags, 0, name, name2, NULL, 0);
+    int result = (int)syscall(SYS_linkat, from_dir, from, to_dir, to, flags);
+    end(LINK, token, 0, result);
+    return result;
+}
+int link(const char *from, const char *to) { return linkat(AT_FDCWD, from, AT_FDCWD, to, 0); }
 
 int unlinkat(int dirfd, const char *path, int flags) {
     char name[PATH_MAX];

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 enum { BEGIN, END, NOTE };
-enum { OPEN = 1, READ, WRITE, SYNC, TRUNCATE, ALLOCATE, RENAME, UNLINK, MKDIR, CLASSES };
+enum { OPEN = 1, READ, WRITE, SYNC, TRUNCATE, ALLOCATE, RENAME, UNLINK, MKDIR, LINK, CLASSES };
 enum { FAIL, SHORT, SHORT_THEN_FAIL, FAIL_FROM_THEN_ON };
 enum { LIED = 1, DATA_ONLY = 2, IS_DIR = 4 };
 
@@ -37,7 +37,7 @@ static char root[PATH_MAX];
 static size_t root_bytes;
 static int record_fd = -1;
 static long sync_us;
-static int lie_log, lie_dir, lie_state, lie_cut;
+static int lie_log, lie_dir, lie_state, lie_cut, lie_slots;
 static atomic_uint_fast64_t next_token;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -59,6 +59,7 @@ __attribute__((constructor)) static void start(void) {
         lie_dir = strstr(value, "dir") != NULL;
         lie_state = strstr(value, "state") != NULL;
         lie_cut = strstr(value, "cut") != NULL;
+        lie_slots = strstr(value, "slots") != NULL;
     }
     atomic_store(&next_token, (uint64_t)getpid() << 32);
 }
@@ -234,5 +235,6 @@ static int is_log(const char *path) {
 static int lied_about(const char *path, uint64_t ino, int is_dir) {
     if (is_dir) return lie_dir;
     if (lie_cut && is_cut(ino)) return 1;
+    if (lie_slots && strstr(path, ".logical.slots.json")) return 1;
     return (lie_log && is_log(path)) || (lie_state && strstr(path, ".logical.wal.state") != NULL);
 }

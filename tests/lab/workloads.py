@@ -12,14 +12,15 @@ import random
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tests.lab import frames
-from tests.lab.checker import DATA
+from tests.lab import frames, slots
+from tests.lab.checker import DATA, LOG, Kind
 from tests.lab.notes import Author, make_payload
 from tests.lab.record import Call, Note, Said
+from tests.lab.slot_checker import SLOTS
 
 SECTOR_PAYLOAD = 512 - frames.OVERHEAD
 SIZES = (8, 20, 60, 200, 470, 700, 1500, 2600)
@@ -34,6 +35,7 @@ class Workload:
     options: Callable[[int], dict[str, Any]] = field(default=lambda seed: {})
     data: Callable[[int], str] = field(default=lambda seed: DATA)
     prepare: Callable[[Path, int], list[Said]] = field(default=lambda folder, seed: [])
+    kind: Kind = LOG
 
 
 class Run:
@@ -277,10 +279,17 @@ WORKLOADS: dict[str, Workload] = {
     "asyncio": Workload((in_asyncio,), sync_us=700, options=_rotating(2000, 9000, every=3)),
     "faults": Workload((with_faults, go_on), options=_fault_options),
     "recovery": Workload((go_on,)),
+    "slots": Workload(
+        (slots.primary_at_work, slots.primary_again), 300, slots.options, prepare=slots.leftover, kind=SLOTS
+    ),
 }
 #: What recovery starts from: a crash of one of these.
 BASES = ("single", "threads", "batches", "rotation", "prune", "zeros", "faults", "aligned")
-HIDDEN = {"aligned": Workload((aligned,))}
+HIDDEN = {
+    "aligned": Workload((aligned,)),
+    "slots-without-flush": replace(WORKLOADS["slots"], phases=(slots.without_flush,)),
+    "slots-by-memory": replace(WORKLOADS["slots"], phases=(slots.prune_by_memory,)),
+}
 
 
 def main(name: str, folder: str, seed: int, phase: int, sections: list[str]) -> None:

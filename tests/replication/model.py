@@ -48,6 +48,8 @@ class Model:
         self.opened_behind = 0
         self.opened_at_ms = now_ms
         self.unseen: set[str] = set()
+        #: A drop of them failed, so that the file may lack them.
+        self.unsure: set[str] = set()
 
     # -- the log
 
@@ -81,6 +83,7 @@ class Model:
     def saved(self) -> None:
         """The file is up to date."""
         self.disk = dict(self.slots)
+        self.unsure = set()
 
     def opened(self, now_ms: int) -> None:
         """Another process goes on with what the file holds."""
@@ -89,6 +92,7 @@ class Model:
         self.opened_behind = self.current
         self.opened_at_ms = now_ms
         self.unseen = set(self.slots)
+        self.unsure = set()
 
     # -- replicas
 
@@ -104,6 +108,8 @@ class Model:
             self.saved()
         else:
             self._put(name, replace(slot, last_seen_at_unix_ms=now_ms))
+            if name in self.unsure:
+                self.saved()
         self.registered.setdefault(name, None)
         return self.slots[name].restart_lsn
 

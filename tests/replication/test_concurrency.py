@@ -1,27 +1,24 @@
-"""Threads, processes and the garbage collector: nobody waits for somebody else's disk, and nothing is lost between."""
+"""Many threads at once: nobody waits for somebody else's disk, and no slot is lost between."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import walspool
 from tests.replication.conftest import Opener
-from tests.replication.kit import Clock, config, fill, logged, slot, slots_file, stored
+from tests.replication.kit import Clock, fill, logged, slot, slots_file, stored
 from tests.replication.saves import Gate
 from tests.replication.threads import InThread, until
-from tests.spool.kit import PATIENCE_S, Program
+from tests.spool.kit import PATIENCE_S
 from walspool.replication import slots as slot_store
-from walspool.replication.backing import SpoolBacking
 from walspool.replication.slot_file import save_slots
 
 NEVER_MS = 86_400_000
@@ -307,150 +304,6 @@ def test_a_lazy_flush_that_fails_is_tried_again_and_said_once(
     assert [each.levelname for each in caplog.records] == ["ERROR"]
 
 
-# -- other primaries, forks, the garbage collector ---------------------------------------------------------------------
-
-SECOND = """
-import sys, walspool
-try:
-    walspool.PrimaryReplication(sys.argv[1])
-except walspool.SpoolLocked as error:
-    print(type(error).__name__, flush=True)
-"""
-
-
-def test_two_primaries_on_one_data_path(on_disk: Opener, core: ModuleType, data_path: Path) -> None:
-    primary = on_disk()
-    primary.register_replica("a")
-    before = stored(data_path)
-    with pytest.raises(walspool.SpoolLocked, match=r"\.lock"):
-        walspool.PrimaryReplication(data_path)
-    with Program(core.name, SECOND, data_path) as second:
-        assert second.line() == "SpoolLocked"
-        second.finish()
-    assert stored(data_path) == before
-    _ordinary_calls_of_one(primary)
-
-
-def _ordinary_calls_of_one(primary: walspool.PrimaryReplication) -> None:
-    lsn = primary.commit(b"still usable").lsn
-    primary.ack_replica_lsn("a", lsn, lsn)
-    assert primary.prune_retained_wal_through(lsn) == lsn
-
-
-FORKING = """
-import os, sys, walspool
-config = walspool.ReplicationConfig(slot_flush_interval_ms=86_400_000)
-primary = walspool.PrimaryReplication(sys.argv[1], config)
-primary.register_replica("a")
-lsn = primary.commit(b"first").lsn
-primary.ack_replica_lsn("a", lsn, lsn)
-calls = [
-    lambda: primary.register_replica("b"), lambda: primary.ack_replica_lsn("a", 9, 9), lambda: primary.drop_slot("a"),
-    lambda: primary.commit(b"x"), lambda: primary.slot_snapshots(), lambda: primary.prune_retained_wal_through(1),
-    lambda: primary.note_replica_pull("a", 1), lambda: primary.wait_for_logical_lsn_after(0, 0),
-]
-child = os.fork()
-if child == 0:
-    for call in calls:
-        try:
-            call()
-        except walspool.SpoolClosed:
-            continue
-        os._exit(1)
-    primary.close()
-    sys.exit(0 if primary.closed else 2)  # through everything that runs when an interpreter ends
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-sys.stdin.readline()
-print(primary.commit(b"second").lsn, primary.slot_snapshots()[0].restart_lsn, flush=True)
-primary.close()
-"""
-
-
-def test_a_forked_child_has_no_primary(core: ModuleType, tmp_path: Path) -> None:
-    data_path = tmp_path / "spool.rdb"
-    with Program(core.name, FORKING, data_path) as parent:
-        assert parent.line() == "0"
-        assert stored(data_path)["a"]["restart_lsn"] == 0  # the child has written nothing
-        parent.tell()
-        assert parent.line() == "2 1"
-        parent.finish()
-    assert stored(data_path)["a"]["restart_lsn"] == 1
-
-
-def _forget_one(data_path: Path) -> None:
-    _use_one(data_path)
-    gc.collect()
-
-
-def _use_one(data_path: Path) -> None:
-    primary = walspool.PrimaryReplication(data_path, config(slot_flush_interval_ms=NEVER_MS))
-    primary.register_replica("a")
-    fill(primary, 1, 4)
-    primary.ack_replica_lsn("a", 4, 3)
-
-
-def test_a_forgotten_primary_leaves_an_up_to_date_slot_file(core: ModuleType, data_path: Path) -> None:
-    with pytest.warns(ResourceWarning, match="unclosed primary"):
-        _forget_one(data_path)
-    assert stored(data_path)["a"]["restart_lsn"] == 3
-    assert stored(data_path)["a"]["confirmed_lsn"] == 4
-    with walspool.PrimaryReplication(data_path) as primary:  # nobody has it any more
-        assert logged_lsns(primary) == [1, 2, 3, 4]
-
-
-def logged_lsns(primary: walspool.PrimaryReplication) -> list[int]:
-    """What the files under a primary hold."""
-    assert primary.logical_wal_spool is not None
-    return [lsn for lsn, _ in primary.logical_wal_spool.tuples()]
-
-
-def test_a_primary_collected_in_its_own_flush(
-    core: ModuleType, data_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The collector may run in the very thread that writes the slots."""
-    kept = [walspool.PrimaryReplication(data_path, config(slot_flush_interval_ms=1))]
-    kept[0].register_replica("a")
-    fill(kept[0], 1, 4)
-    collected = threading.Event()
-
-    def save(path: Path, slots: list[walspool.ReplicationSlot]) -> None:
-        if not collected.is_set() and threading.current_thread().name == "walspool-slots":
-            kept.clear()
-            gc.collect()
-            collected.set()
-        save_slots(path, slots)
-
-    monkeypatch.setattr(slot_store, "save_slots", save)
-    monkeypatch.setattr("warnings.warn", lambda *args, **more: None)  # the other thread is not under pytest.warns
-    kept[0].ack_replica_lsn("a", 4, 4)
-    assert collected.wait(PATIENCE_S)
-    until(lambda: _opens(data_path))
-    assert stored(data_path)["a"]["restart_lsn"] == 4
-
-
-def _opens(data_path: Path) -> bool:
-    try:
-        walspool.PrimaryReplication(data_path).close()
-    except walspool.SpoolLocked:
-        return False
-    return True
-
-
-ENDING = """
-import sys, walspool
-primary = walspool.PrimaryReplication(sys.argv[1], walspool.ReplicationConfig(slot_flush_interval_ms=86_400_000))
-primary.register_replica("a")
-lsn = primary.commit(b"first").lsn
-primary.ack_replica_lsn("a", lsn, lsn)
-"""
-
-
-def test_a_program_that_ends_without_closing(core: ModuleType, tmp_path: Path) -> None:
-    with Program(core.name, ENDING, tmp_path / "spool.rdb") as program:
-        program.finish()
-    assert stored(tmp_path / "spool.rdb")["a"]["restart_lsn"] == 1
-
-
 def test_a_close_waits_for_the_write_under_way(on_disk: Opener, data_path: Path, slow_save: Callable[[], Gate]) -> None:
     primary = on_disk(slot_flush_interval_ms=NEVER_MS)
     primary.register_replica("a")
@@ -469,100 +322,6 @@ def test_a_close_waits_for_the_write_under_way(on_disk: Opener, data_path: Path,
     assert new.result() == 3
     assert {name: each["restart_lsn"] for name, each in stored(data_path).items()} == {"a": 3, "b": 3}
     assert not slots_file(data_path).with_name(slots_file(data_path).name + ".tmp").exists()
-
-
-# -- the buffer --------------------------------------------------------------------------------------------------------
-
-
-def test_many_writers_feed_the_buffer_in_order(anywhere: Opener) -> None:
-    primary = anywhere(segment_bytes=5_000)
-    seen: list[tuple[int, bytes]] = []
-    per_thread, threads = 40, 8
-
-    def watch() -> None:
-        while len(seen) < per_thread * threads:
-            last = seen[-1][0] if seen else 0
-            assert primary.wait_for_logical_lsn_after(last, PATIENCE_S)
-            found = primary.wal_buffer.read_since(last)
-            assert found, f"nothing above {last} when woken"
-            assert [lsn for lsn, _ in found] == list(range(last + 1, last + 1 + len(found)))
-            seen.extend(found)
-
-    def write(thread: int) -> None:
-        for number in range(per_thread):
-            data = b"%d:%d" % (thread, number)
-            lsn = primary.commit(data).lsn
-            assert primary.wal_buffer.read_since(lsn - 1, 1) == [(lsn, data)]
-
-    watching = InThread(watch)
-    for each in [InThread(partial(write, thread)) for thread in range(threads)]:
-        each.result()
-    watching.result()
-    assert seen == primary.wal_buffer.read_since(0)
-    log = primary.logical_wal_spool
-    assert log is None or list(log.tuples()) == seen
-    assert [lsn for lsn, _ in seen] == list(range(1, per_thread * threads + 1))
-
-
-def _slow_feed(monkeypatch: pytest.MonkeyPatch, slow_lsn: int) -> Gate:
-    """Whoever appends this LSN stands still between the disk and the buffer."""
-    gate = Gate()
-    real = SpoolBacking._feed
-
-    def feed(backing: SpoolBacking, lsn: int, payload: bytes) -> None:
-        if lsn == slow_lsn:
-            gate.stand()
-        real(backing, lsn, payload)
-
-    monkeypatch.setattr(SpoolBacking, "_feed", feed)
-    return gate
-
-
-def test_a_record_that_was_not_fed_yet_is_found_by_all_who_wait(
-    on_disk: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The writer of LSN 2 stands still between the disk and the buffer."""
-    primary = on_disk()
-    fill(primary, 1, 1)
-    gate = _slow_feed(monkeypatch, 2)
-    second = InThread(lambda: primary.commit(b"second").lsn)
-    gate.reached()
-    assert primary.wait_for_logical_lsn_after(1, PATIENCE_S)
-    assert primary.wal_buffer.read_since(1) == [(2, b"second")]
-    assert primary.commit(b"third").lsn == 3
-    assert primary.wal_buffer.read_since(1) == [(2, b"second"), (3, b"third")]
-    gate.open()
-    assert second.result() == 2
-    assert primary.wal_buffer.read_since(1) == [(2, b"second"), (3, b"third")]
-
-
-def test_a_record_pruned_before_it_was_fed_stays_away(on_disk: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    primary = on_disk()
-    fill(primary, 1, 1)
-    gate = _slow_feed(monkeypatch, 2)
-    second = InThread(lambda: primary.commit(b"second").lsn)
-    gate.reached()
-    assert primary.prune_retained_wal_through(2) == 2
-    gate.open()
-    assert second.result() == 2
-    assert logged(primary) == []
-    assert primary.commit(b"third").lsn == 3
-    assert logged(primary) == [3]
-
-
-def test_many_threads_append_changes(anywhere: Opener) -> None:
-    primary = anywhere(segment_bytes=5_000)
-    record = walspool.ChangeRecord(0, 0, 5, walspool.ChangeOperation.INSERT, "users", 1, "row")
-
-    def write() -> list[int]:
-        return [primary.append_change(record) for _ in range(25)]
-
-    given = [lsn for each in [InThread(write) for _ in range(8)] for lsn in each.result()]
-    assert sorted(given) == list(range(1, 201))
-    for lsn, data in primary.wal_buffer.read_since(0):
-        decoded = walspool.ChangeRecord.decode(data)
-        assert (decoded.lsn, decoded.term) == (lsn, 1)
-    assert logged(primary) == list(range(1, 201))
 
 
 def test_acknowledgements_from_many_threads(on_disk: Opener, data_path: Path) -> None:

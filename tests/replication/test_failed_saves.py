@@ -69,3 +69,17 @@ def test_a_failed_change_leaves_idle_time_as_it_was(on_disk: Opener, clock: Cloc
     assert primary.enforce_retention_limits() == []
     clock.now_ms += DAY_MS + 1
     assert primary.enforce_retention_limits() == [("a", walspool.SlotInvalidationCause.IDLE_TIMEOUT)]
+
+
+def test_a_registration_that_fails_behind_a_failed_drop_takes_nothing(on_disk: Opener, data_path: Path) -> None:
+    primary = on_disk(slot_flush_interval_ms=NEVER_MS)
+    primary.register_replica("a")
+    fill(primary, 1, 3)
+    with failing_saves(errno.EIO, late=True), pytest.raises(OSError, match="Input/output"):
+        primary.drop_slot("a")
+    with failing_saves(errno.EIO, late=False), pytest.raises(OSError, match="Input/output"):
+        primary.register_replica("a")
+    assert slot(primary, "a").restart_lsn == 0
+    assert primary.prune_retained_wal_through(3) == 0
+    assert stored(data_path)["a"]["restart_lsn"] == 0
+    assert logged(primary) == [1, 2, 3]

@@ -136,6 +136,13 @@ class Life(RuleBasedStateMachine):
         self.primary.ack_replica_lsn(name, applied, durable)
         self.model.ack(name, applied, durable, self.clock.now_ms)
 
+    @precondition(lambda self: self.started)
+    @rule()
+    def everybody_acks(self) -> None:
+        for name in sorted(self.model.slots):
+            self.acks.append((name, self.model.current, self.model.current))
+            self.deliver(len(self.acks) - 1)
+
     # -- time and limits
 
     @precondition(lambda self: self.started)
@@ -144,8 +151,12 @@ class Life(RuleBasedStateMachine):
         self.clock.now_ms += ms
 
     @precondition(lambda self: self.started)
-    @rule()
-    def enforce(self) -> None:
+    @rule(too_far=st.booleans(), too_long=st.booleans())
+    def enforce(self, too_far: bool, too_long: bool) -> None:
+        if too_far:
+            self.append(self.limits["slot_retention_max_lag_lsn"], 1)
+        if too_long:
+            self.clock.now_ms += self.limits["slot_idle_timeout_ms"] + 1
         wanted = self.model.enforce(self.clock.now_ms)
         assert self.primary.enforce_retention_limits() == wanted
 
@@ -213,13 +224,18 @@ class Life(RuleBasedStateMachine):
             return
         with failing_saves(error, late), pytest.raises(OSError, match=os.strerror(error)):
             calls[what]()
+        if what == "drop":
+            self.model.unsure.add(name)
         if late:
             self.model.disk = trial
 
     @precondition(lambda self: self.started and not self.memory_only)
-    @rule(behind=st.integers(0, 3), late=st.booleans())
-    def prune_on_a_full_disk(self, behind: int, late: bool) -> None:
+    @rule(behind=st.integers(0, 3), late=st.booleans(), caught_up=st.booleans())
+    def prune_on_a_full_disk(self, behind: int, late: bool, caught_up: bool) -> None:
         """The positions last written hold; nothing is invalidated."""
+        if caught_up:
+            self.append(2, 0)
+            self.everybody_acks()
         archived = max(self.model.current - behind, 0)
         with failing_saves(errno.ENOSPC, late) as attempts:
             through = self.primary.prune_retained_wal_through(archived)

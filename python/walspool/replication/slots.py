@@ -62,6 +62,8 @@ class SlotStore:
         self._saved_changes = 0
         #: Per slot made since the opening which change that was.
         self._made: dict[str, int] = {}
+        #: Per slot whose drop failed, so that the file may lack it, which change brought it back.
+        self._restored: dict[str, int] = {}
         #: Per slot that is being made how many calls wait for it.
         self._registering: Counter[str] = Counter()
         self._prunes: list[int] = []
@@ -158,7 +160,8 @@ class SlotStore:
             self._put(replica_id, now)
             if slot is None:
                 self._made[replica_id] = self._changes
-            number = self._made.get(replica_id, 0)
+            made = self._made.get(replica_id, 0)
+            number = max(made, self._restored.get(replica_id, 0))
             durable = number <= self._saved_changes
             if not durable:
                 self._registering[replica_id] += 1
@@ -167,7 +170,8 @@ class SlotStore:
             return now.restart_lsn
 
         def undo() -> None:
-            if self._registering[replica_id] == 1:  # else another call is waiting for the same slot
+            # not where it was only restored, nor where another call is waiting for the same new slot
+            if made > self._saved_changes and self._registering[replica_id] == 1:
                 self._put(replica_id, None)
 
         try:
@@ -297,7 +301,7 @@ class SlotStore:
             if unseen_since is not None:
                 self._unseen[name] = unseen_since
             if now is None:
-                self._made[name] = self._changes  # the file may lack it
+                self._restored[name] = self._changes
 
     def _flush_later(self) -> None:
         if self._path is None:
@@ -372,6 +376,7 @@ class SlotStore:
         if slot is None:
             self._slots.pop(replica_id, None)
             self._made.pop(replica_id, None)
+            self._restored.pop(replica_id, None)
         else:
             self._slots[replica_id] = slot
         if seen:
