@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import mmap
 from array import array
 from collections.abc import Callable, Iterator
@@ -75,7 +77,9 @@ def log(core: ModuleType, tmp_path: Path) -> Iterator[Spool]:
 @pytest.fixture(scope="module")
 def too_large() -> Iterator[mmap.mmap]:
     """One byte over 256 MiB, none of it in memory."""
-    with mmap.mmap(-1, LIMIT + 1) as region:
+    with contextlib.ExitStack() as stack:
+        region = stack.enter_context(mmap.mmap(-1, LIMIT + 1))
+        stack.callback(gc.collect)  # the traceback of a refusal may still hold a view of it
         yield region
 
 

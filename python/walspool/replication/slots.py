@@ -169,16 +169,22 @@ class SlotStore:
             self._flush_later()
             return now.restart_lsn
 
+        waiting = True
+
         def undo() -> None:
+            nonlocal waiting
+            waiting = False  # within the same lock, so that of several failures the last one undoes
+            self._registering[replica_id] -= 1
             # not where it was only restored, nor where another call is waiting for the same new slot
-            if made > self._saved_changes and self._registering[replica_id] == 1:
+            if made > self._saved_changes and self._registering[replica_id] == 0:
                 self._put(replica_id, None)
 
         try:
             self._flush_or_undo(number, undo)
         finally:
-            with self._lock:
-                self._registering[replica_id] -= 1
+            if waiting:
+                with self._lock:
+                    self._registering[replica_id] -= 1
         return now.restart_lsn
 
     def drop(self, replica_id: str) -> None:
@@ -313,7 +319,11 @@ class SlotStore:
                 if self._thread is not None or self._closing:
                     return
                 thread = threading.Thread(target=self._flush_when_dirty, name="walspool-slots", daemon=True)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError as error:  # what was acknowledged stands; the next change tries again
+                    log.error("no thread can be started to write %s, so it lags: %s", self._path, error)
+                    return
                 self._thread = thread
 
     def _flush_when_dirty(self) -> None:
