@@ -152,7 +152,12 @@ impl Reader {
         max_bytes: u64,
         first: bool,
     ) -> Result<Option<(Arc<Chunk>, Range<usize>)>> {
-        Ok(if max_count > 0 && self.fill()? { self.take_run(max_count, max_bytes, first) } else { None })
+        Ok(if max_count > 0 && self.fill(max_count)? { self.take_run(max_count, max_bytes, first) } else { None })
+    }
+
+    /// `next_run` for one who will go on and on: more is decoded than is returned.
+    pub fn long_run(&mut self, max_count: usize, max_bytes: u64) -> Result<Option<(Arc<Chunk>, Range<usize>)>> {
+        Ok(if self.fill(usize::MAX)? { self.take_run(max_count, max_bytes, true) } else { None })
     }
 
     fn take_run(&mut self, max_count: usize, max_bytes: u64, first: bool) -> Option<(Arc<Chunk>, Range<usize>)> {
@@ -185,8 +190,8 @@ impl Reader {
         self.cursor = 0;
     }
 
-    /// Makes sure that there is a next record in the chunk; false at the end.
-    fn fill(&mut self) -> Result<bool> {
+    /// Makes sure that there is a next record in the chunk, of at most `enough`; false at the end.
+    fn fill(&mut self, enough: usize) -> Result<bool> {
         while self.cursor >= self.chunk.records.len() {
             if self.next >= self.end {
                 return Ok(false);
@@ -198,7 +203,7 @@ impl Reader {
             }
             self.cursor = 0;
             let chunk_mut = Arc::get_mut(&mut chunk).expect("nobody else holds it");
-            let decoded = self.decode(chunk_mut);
+            let decoded = self.decode(chunk_mut, enough);
             self.chunk = chunk;
             decoded?;
             self.step = (self.step * 2).min(FULL_STEP);
@@ -206,8 +211,8 @@ impl Reader {
         Ok(true)
     }
 
-    /// Reads on, and decodes as many whole frames as there are in what was read, at least one.
-    fn decode(&mut self, chunk: &mut Chunk) -> Result<()> {
+    /// Reads on, and decodes as many whole frames as there are in what was read, at least one, but no more than `enough`.
+    fn decode(&mut self, chunk: &mut Chunk, enough: usize) -> Result<()> {
         chunk.records.clear();
         chunk.bytes.clear();
         chunk.bytes.append(&mut self.ahead);
@@ -216,8 +221,13 @@ impl Reader {
         let start = self.next;
         loop {
             let limit = self.read_to(&mut chunk.bytes, start, want)?;
-            while let Some((frame, _)) = plain(&chunk.bytes[(self.next - start) as usize..], self.before) {
+            while chunk.records.len() < enough
+                && let Some((frame, _)) = plain(&chunk.bytes[(self.next - start) as usize..], self.before)
+            {
                 self.take(chunk, frame);
+            }
+            if chunk.records.len() >= enough {
+                break;
             }
             match self.frame_in(&chunk.bytes, start, limit) {
                 Ok(Ok(frame)) => self.take(chunk, frame),

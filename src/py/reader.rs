@@ -42,7 +42,7 @@ impl Shared {
     /// The next records that lie together. The lock is gone before any Python object is made.
     fn run(&self, py: Python<'_>, max_count: usize) -> PyResult<Option<(Arc<Chunk>, Range<usize>)>> {
         let ready = self.reader.try_lock().and_then(|mut reader| reader.ready_run(max_count, RUN_BYTES));
-        if ready.is_some() { Ok(ready) } else { self.with(py, |reader| reader.next_run(max_count, RUN_BYTES, true)) }
+        if ready.is_some() { Ok(ready) } else { self.with(py, |reader| reader.long_run(max_count, RUN_BYTES)) }
     }
 
     /// Runs a call that reads a list. When it fails it has read nothing: the reader stands where it stood.

@@ -21,7 +21,7 @@ impl Reader {
     /// The next frames as version 3, up to `max_bytes` of them, but at least one if there is one.
     pub fn read_frames(&mut self, max_bytes: u64) -> Result<Frames> {
         let (mut frames, full) = self.plain_frames(max_bytes)?;
-        while !full && self.fill()? {
+        while !full && self.fill(usize::MAX)? {
             for record in &self.chunk.records[self.cursor..] {
                 let len = HEADER as u64 + record.frame.payload_len + TRAILER as u64;
                 if frames.records > 0 && frames.data.len() as u64 + len > max_bytes {

@@ -25,10 +25,10 @@ pub struct Ahead {
 impl Ahead {
     /// Starts the thread; `None` where there is none to be had.
     pub fn start<'scope>(scope: &'scope Scope<'scope, '_>, file: &'scope File) -> Option<Self> {
-        let (wishes, wished) = sync_channel::<Wish>(1);
+        let (wishes, inbox) = sync_channel::<Wish>(1);
         let (done, steps) = sync_channel::<Step>(1);
         let work = move || {
-            for (offset, len, mut bytes) in wished {
+            for (offset, len, mut bytes) in inbox {
                 bytes.resize(HEADROOM, 0);
                 let got = file.read_into(&mut bytes, len, offset);
                 if done.send((bytes, got)).is_err() {
