@@ -222,6 +222,8 @@ def test_follow_looks_now_and_then_where_the_system_grants_no_more_watches(
             taken.append(fd)
             stack.callback(os.close, fd)
         assert ctypes.get_errno() == errno.EMFILE
+        assert not reader.wait_for_lsn_after(10, 0.01)
+        assert any("no inotify is left" in each.message for each in caplog.records)
         following = reader.follow(9)
         assert next(following).lsn == 10
         appender = threading.Thread(target=log.append, args=(11, b"new"))
@@ -230,4 +232,3 @@ def test_follow_looks_now_and_then_where_the_system_grants_no_more_watches(
         appender.join()
         log.append(12, b"newer")
         assert next(following).payload == b"newer"
-    assert any("no inotify is left" in each.message for each in caplog.records)
