@@ -9,10 +9,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # what typing calls so; importing that would take longer than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from walspool.core import ArrowStream, Entry
     from walspool.errors import (
         AckBeyondWal,
@@ -171,6 +171,8 @@ def __getattr__(name: str) -> Any:
     # names are loaded when first used: importing walspool costs a program nothing that it does not use
     if name not in __all__:
         raise AttributeError(f"module 'walspool' has no attribute {name!r}")
+    from importlib import import_module
+
     value: Any
     if name == "open":
         value = import_module("walspool.spool.log").LogicalWalSpool.open

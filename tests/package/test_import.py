@@ -33,7 +33,7 @@ def _loads(core: ModuleType, program: str, where: Path) -> set[str]:
 def test_import_loads_nothing_that_is_not_used(core: ModuleType, tmp_path: Path) -> None:
     loaded = _loads(core, "import walspool", tmp_path)
     assert {each for each in loaded if each.startswith("walspool")} == {"walspool"}
-    assert loaded.isdisjoint({"asyncio", "logging", "threading"})
+    assert loaded.isdisjoint({"asyncio", "logging", "threading", "typing"})
 
 
 def test_an_error_class_does_not_load_a_core(core: ModuleType, tmp_path: Path) -> None:
@@ -49,6 +49,7 @@ def test_the_base_needs_nothing_but_the_standard_library(core: ModuleType, tmp_p
     )
     loaded = {each.partition(".")[0] for each in _loads(core, program, tmp_path)}
     assert loaded - {"walspool"} <= set(sys.stdlib_module_names)
+    assert loaded.isdisjoint({"asyncio", "ctypes", "secrets", "socket"})
 
 
 def test_a_wish_for_a_core_is_met_or_refused(core: ModuleType, tmp_path: Path) -> None:

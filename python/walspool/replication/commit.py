@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import threading
@@ -12,10 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from walspool.records import check_u64
 from walspool.replication.config import check_region_names, check_seconds
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = [
     "CommitCounters",
@@ -284,6 +286,8 @@ class CommitWaiter:
     ) -> Reached | TimedOut | NotRequired:
         """``await_acks`` for asyncio, without a thread. Cancelling it ends the wait and nothing else."""
         seconds = None if timeout is None else _bounded(timeout)
+        import asyncio  # only here: a program that does not use it should not pay for it at each start
+
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
         wait = _Wait(target_lsn, required, _loop_wake(loop, woken))

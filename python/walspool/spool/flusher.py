@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from walspool.errors import SpoolClosed
 from walspool.spool.bell import Bell
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["AppendItem", "Flusher"]
 
@@ -54,6 +56,7 @@ class Flusher:
         self._append_each = weakref.WeakMethod(append_each)
         self._path = path
         self._ends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopEnd] = weakref.WeakKeyDictionary()
+        self._running_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
         self._waiting: deque[tuple[_LoopEnd, asyncio.Future[int], AppendItem]] = deque()
         self._wake = threading.Semaphore(0)
         self._asleep = False
@@ -63,7 +66,11 @@ class Flusher:
 
     def submit(self, item: AppendItem) -> asyncio.Future[int]:
         """Queue one append of the running loop; the future gets its LSN or its error."""
-        loop = asyncio.get_running_loop()
+        if self._running_loop is None:
+            import asyncio  # only here: a program that does not use it should not pay for it at each start
+
+            self._running_loop = asyncio.get_running_loop
+        loop = self._running_loop()
         end = self._ends.get(loop)
         if end is None:
             end = self._ends[loop] = _LoopEnd(loop)

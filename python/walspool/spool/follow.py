@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Protocol
@@ -71,8 +70,11 @@ class _LoopWaiter:
     """Turns a wakeup's descriptor into something to await."""
 
     def __init__(self, wakeup: Wakeup, poll_s: float = 0.1) -> None:
+        import asyncio  # only here: a program that does not use it should not pay for it at each start
+
         self._wakeup = wakeup
         self._poll_s = poll_s
+        self._sleep = asyncio.sleep
         self._rung = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -94,10 +96,14 @@ class _LoopWaiter:
         """From here on, only what happens next wakes."""
         self._rung.clear()
 
+    async def yield_once(self) -> None:
+        """Let the loop have a look at others."""
+        await self._sleep(0)
+
     async def wait(self) -> None:
         """Until something may have happened since ``clear``."""
         if self._wakeup.wait_fd is None:
-            await asyncio.sleep(self._poll_s)
+            await self._sleep(self._poll_s)
         else:
             await self._rung.wait()
 
@@ -113,7 +119,7 @@ async def afollow(log: Followable, since_lsn: int) -> AsyncIterator[Entry]:
                 last = max(last, entry.lsn)
                 yield entry
                 if number % _LOOP_EVERY == 0:
-                    await asyncio.sleep(0)
+                    await waiter.yield_once()
             if last == start:
                 await waiter.wait()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import struct
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,7 +45,7 @@ _U64 = 2**64 - 1
 
 def new_spool_id() -> bytes:
     """16 random bytes that tell the files of one spool from those of another."""
-    return secrets.token_bytes(16)
+    return os.urandom(16)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -191,10 +190,13 @@ class MarkWatch:
             )
 
     def _watch(self) -> None:
+        import ctypes  # only here: writers need none of it
+
+        self._errno = ctypes.get_errno
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._inotify = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._inotify < 0:
-            raise OSError(ctypes.get_errno(), "inotify is not to be had", str(self._files.mark))
+            raise OSError(self._errno(), "inotify is not to be had", str(self._files.mark))
         self._arm()
         self._either = select.epoll()
         self._either.register(self._inotify, select.EPOLLIN)
@@ -206,7 +208,7 @@ class MarkWatch:
         for target, mask in ((self._files.mark, self._CHANGE), (self._files.directory, self._ANY_CHANGE)):
             if self._libc.inotify_add_watch(self._inotify, os.fsencode(target), mask) >= 0:
                 return
-            number = ctypes.get_errno()
+            number = self._errno()
             if number != errno.ENOENT:
                 break
         raise OSError(number, os.strerror(number), str(target))
