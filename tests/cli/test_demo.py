@@ -13,7 +13,7 @@ import pytest
 
 import walspool
 from tests.cli.shell import Command, process
-from walspool.cli.demo import verb
+from walspool.cli.demo import steps
 from walspool.cli.demo.tree import DemoFailed, Tree, rebuild
 
 
@@ -110,7 +110,7 @@ def test_a_difference_is_exit_code_1_and_named(
         harm(target)
         return files
 
-    monkeypatch.setattr(verb, "rebuild", spoilt)
+    monkeypatch.setattr(steps, "rebuild", spoilt)
     answer = command("demo", "--dir", tmp_path / "work", "--json")
     assert answer.code == 1
     assert answer.says("first differing file: folder1/" + name)
