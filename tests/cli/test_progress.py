@@ -65,6 +65,18 @@ def test_a_single_long_call_shows_that_it_is_at_work() -> None:
     os.close(master)
 
 
+def test_a_bar_over_measured_work_has_no_thread_beside_it() -> None:
+    program = (
+        "import threading\nwith progress.Bar('timing', 2, measuring=True) as bar:\n"
+        "    bar.step(1)\n    bar.step(1)\n    assert threading.active_count() == 1\n    sys.stdin.read()"
+    )
+    child, master = on_a_terminal(SOON + program)
+    with child:
+        read_until(master, b"timing")
+    assert child.returncode == 0
+    os.close(master)
+
+
 def test_short_work_shows_nothing(long_log: Path) -> None:
     program = "import sys\nfrom walspool.cli.running import end, run\nend(run(sys.argv[1:]))"
     child, master = on_a_terminal(program, "dump", long_log)

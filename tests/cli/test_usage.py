@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.shell import Command, everything_below, process
 
-VERBS = ["append", "dump", "tail", "info", "verify", "diff", "repair", "prune", "slots", "demo"]
+VERBS = ["append", "dump", "tail", "info", "verify", "diff", "repair", "prune", "slots", "bench", "demo"]
 
 
 def test_help_names_every_verb_and_the_exit_codes(command: Command) -> None:
@@ -58,6 +58,9 @@ def test_version(command: Command) -> None:
         (["prune", "x"], "--through"),
         (["diff", "x"], "B"),
         (["append", "x", "y", "z"], "z"),
+        (["bench"], "DATA_DIR"),
+        (["bench", "x", "--seconds", "0"], "--seconds"),
+        (["bench", "x", "--seconds", "nan"], "--seconds"),
         (["slots"], "Missing command"),
         (["slots", "lift"], "lift"),
         (["slots", "drop", "x"], "ID"),

@@ -28,11 +28,13 @@ class Bar:
     """A bar that appears once its work has taken a second, and leaves nothing behind.
 
     ``printing`` says that the work prints meanwhile: then there is none where both would share a terminal.
+    ``measuring`` says that the work is timed: then it is drawn only in ``step``, and nothing runs beside the work.
     """
 
-    def __init__(self, title: str, total: int | None, *, printing: bool = False) -> None:
+    def __init__(self, title: str, total: int | None, *, printing: bool = False, measuring: bool = False) -> None:
         self._title = title
         self._total = total
+        self._measuring = measuring
         self._done = 0
         wanted = on_terminal() and not (printing and sys.stdout.isatty())
         self._due = time.monotonic() + PATIENCE if wanted else float("inf")
@@ -51,7 +53,7 @@ class Bar:
         self._done += amount
         if self._shown is not None:
             progress, task = self._shown
-            progress.update(task, completed=self._done)
+            progress.update(task, completed=self._done, refresh=self._measuring)
         elif time.monotonic() >= self._due:
             self._show()
 
@@ -60,7 +62,8 @@ class Bar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         parts = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        progress = Progress(*parts, console=Console(stderr=True), transient=True)
+        alone = not self._measuring
+        progress = Progress(*parts, console=Console(stderr=True), transient=True, auto_refresh=alone)
         task = progress.add_task(self._title, total=self._total, completed=self._done)
         progress.start()
         self._shown = (progress, task)

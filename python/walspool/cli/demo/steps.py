@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import signal
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import typer
 
 import walspool
 from walspool.cli import output, progress
+from walspool.cli.bench.work import RecordsMissing
 from walspool.cli.demo.figures import measure
 from walspool.cli.demo.kills import record_with_kills
 from walspool.cli.demo.report import Pruned, Result
 from walspool.cli.demo.tree import DemoFailed, Tree, rebuild
+from walspool.cli.scratch import scratch
 
 __all__ = ["run"]
 
@@ -29,7 +26,7 @@ def run(directory: Path | None, *, keep: bool, as_json: bool) -> None:
     try:
         with _folder(directory, keep) as folder:
             result = _run(folder, quiet=as_json)
-    except DemoFailed as error:
+    except (DemoFailed, RecordsMissing) as error:
         if as_json:
             output.document({"ok": False, "failure": str(error)})
         output.complain(str(error))
@@ -48,21 +45,8 @@ def _folder(directory: Path | None, keep: bool) -> Iterator[Path]:
             raise typer.BadParameter(f"--dir {directory} is not empty")
         yield directory
         return
-    previous = signal.signal(signal.SIGTERM, _leave)
-    folder = Path(tempfile.mkdtemp(prefix="walspool-demo-"))
-    try:
+    with scratch("demo", keep=keep) as folder:
         yield folder
-    finally:
-        if keep:
-            output.complain(f"the demo's files are in {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _leave(number: int, _frame: FrameType | None) -> None:
-    """End by the ordinary way out, so that the files are removed."""
-    sys.exit(128 + number)
 
 
 def _run(folder: Path, *, quiet: bool) -> Result:

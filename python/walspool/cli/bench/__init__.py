@@ -1,0 +1,1 @@
+"""``walspool bench``: how fast the log is on a disk of yours, beside that disk by itself."""
