@@ -8,20 +8,25 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from model import Contender, Run
 
 __all__ = [
     "CHUNK",
+    "append_all",
+    "opened",
     "pread_crc",
     "pread_file",
+    "pread_files",
+    "preadv_file",
     "sync_data",
     "sync_growing",
     "sync_path",
     "sync_zeroed",
     "unpack_crc",
+    "unpack_fields",
     "unpack_file",
     "unpack_list",
     "write_all",
@@ -57,6 +62,13 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
         done += os.pwrite(fd, data[done:], offset + done)
 
 
+def append_all(fd: int, data: bytes) -> None:
+    """``write`` of all of it."""
+    done = os.write(fd, data)
+    while done < len(data):
+        done += os.write(fd, data[done:])
+
+
 @contextmanager
 def opened(path: Path, flags: int) -> Iterator[int]:
     """A descriptor for as long as the block lasts."""
@@ -67,19 +79,22 @@ def opened(path: Path, flags: int) -> Iterator[int]:
         os.close(fd)
 
 
-def sync_zeroed(write_bytes: int, writes: int, records: int = 1) -> Contender:
-    """``writes`` times ``pwrite`` of ``write_bytes`` holding ``records``, and ``fdatasync``, into synced zeros."""
-    return lambda folder: _sync_zeroed(folder, write_bytes, writes, records)
+def sync_zeroed(write_bytes: int, writes: int, records: int = 1, *, runs: int = 1) -> Contender:
+    """``writes`` times ``pwrite`` of ``write_bytes`` holding ``records``, and ``fdatasync``, into synced zeros.
+
+    The zeros that ``prepare`` writes are enough for ``runs``.
+    """
+    return lambda folder: _sync_zeroed(folder, write_bytes, writes, records, runs)
 
 
 @contextmanager
-def _sync_zeroed(folder: Path, write_bytes: int, writes: int, records: int) -> Iterator[Run]:
+def _sync_zeroed(folder: Path, write_bytes: int, writes: int, records: int, runs: int) -> Iterator[Run]:
     data = os.urandom(write_bytes)
     with opened(folder / "zeroed", os.O_RDWR | os.O_CREAT) as fd:
         offset = 0
 
         def prepare() -> None:
-            write_all(fd, bytes(write_bytes * writes), offset)
+            write_all(fd, bytes(write_bytes * writes * runs), offset)
             sync_all(fd)
 
         def run() -> None:
@@ -93,7 +108,7 @@ def _sync_zeroed(folder: Path, write_bytes: int, writes: int, records: int) -> I
 
 
 def sync_growing(write_bytes: int, writes: int, records: int = 1) -> Contender:
-    """``writes`` times ``pwrite`` of ``write_bytes`` holding ``records`` at the end of a file, and ``fsync``."""
+    """``writes`` times ``write`` of ``write_bytes`` holding ``records`` to a file that grows, and ``fdatasync``."""
     return lambda folder: _sync_growing(folder, write_bytes, writes, records)
 
 
@@ -101,14 +116,11 @@ def sync_growing(write_bytes: int, writes: int, records: int = 1) -> Contender:
 def _sync_growing(folder: Path, write_bytes: int, writes: int, records: int) -> Iterator[Run]:
     data = os.urandom(write_bytes)
     with opened(folder / "growing", os.O_RDWR | os.O_CREAT) as fd:
-        offset = 0
 
         def run() -> None:
-            nonlocal offset
             for _ in range(writes):
-                write_all(fd, data, offset)
-                sync_all(fd)
-                offset += write_bytes
+                append_all(fd, data)
+                sync_data(fd)
 
         yield Run(writes * records, run)
 
@@ -136,6 +148,41 @@ def pread_file(path: Callable[[Path], Path], amount: int) -> Contender:
     return lambda folder: _whole(path(folder), amount, CHUNK, len)
 
 
+def pread_files(paths: Callable[[Path], list[Path]], amount: int) -> Contender:
+    """``pread`` of some whole files, one after the other."""
+
+    @contextmanager
+    def ready(folder: Path) -> Iterator[Run]:
+        with ExitStack() as stack:
+            each = [stack.enter_context(_whole(path, 1, CHUNK, len)) for path in paths(folder)]
+
+            def run() -> None:
+                for whole in each:
+                    whole.run()
+
+            yield Run(amount, run)
+
+    return ready
+
+
+def preadv_file(path: Callable[[Path], Path], amount: int) -> Contender:
+    """``preadv`` of a whole file into one buffer, which is used again for each part."""
+
+    @contextmanager
+    def ready(folder: Path) -> Iterator[Run]:
+        buffers = [bytearray(CHUNK)]
+        with opened(path(folder), os.O_RDONLY) as fd:
+
+            def run() -> None:
+                offset = 0
+                while done := os.preadv(fd, buffers, offset):
+                    offset += done
+
+            yield Run(amount, run)
+
+    return ready
+
+
 def pread_crc(path: Callable[[Path], Path], amount: int) -> Contender:
     """``pread`` of a whole file and a checksum over it."""
     return lambda folder: _whole(path(folder), amount, CHUNK, zlib.crc32)
@@ -147,6 +194,17 @@ def unpack_file(path: Callable[[Path], Path], amount: int, payload_bytes: int) -
 
     def look(data: bytes) -> None:
         for _lsn, _payload in frame.iter_unpack(data):
+            pass
+
+    return lambda folder: _whole(path(folder), amount, CHUNK // frame.size * frame.size, look)
+
+
+def unpack_fields(path: Callable[[Path], Path], amount: int, payload_bytes: int) -> Contender:
+    """The same with every field of the frame unpacked."""
+    frame = struct.Struct(f"<4sBQQQI{payload_bytes}sI")
+
+    def look(data: bytes) -> None:
+        for _magic, _version, _term, _lsn, _timestamp_ms, _length, _payload, _crc in frame.iter_unpack(data):
             pass
 
     return lambda folder: _whole(path(folder), amount, CHUNK // frame.size * frame.size, look)

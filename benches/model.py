@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import walspool.core
 
-__all__ = ["Case", "Contender", "Run", "available_cores", "use_core"]
+__all__ = ["Case", "Contender", "Run", "absence", "available_cores", "use_core"]
 
 _MODULES = {"rust": "walspool._native", "python": "walspool.core.pure"}
 
@@ -45,6 +45,19 @@ class Case:
     unit: str
     walspool: Contender
     limits: Mapping[str, Contender]
+    #: Limits that can't be measured here, and why.
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    def beside(self, more: Mapping[str, Contender], needs: Mapping[str, str] | None = None) -> Case:
+        """This case with more limits; ``needs`` says which module a limit needs, and one without it is missing."""
+        missing = {label: why for label, module in (needs or {}).items() if (why := absence(module))}
+        found = {label: contender for label, contender in more.items() if label not in missing}
+        return replace(self, limits={**self.limits, **found}, missing={**self.missing, **missing})
+
+
+def absence(module: str) -> str:
+    """Why what needs a module can't be measured; empty where it is there, or none is needed."""
+    return "" if not module or importlib.util.find_spec(module) else f"{module} is not installed (pip install {module})"
 
 
 def available_cores() -> list[str]:

@@ -89,6 +89,7 @@ def measure(case: Case, cores: list[str], rounds: int, disk: Path) -> dict[str, 
         "case": case.name,
         "unit": case.unit,
         "limits": {label: {"rate": median(rates), "rates": rates} for label, rates in limits.items()},
+        "missing": dict(case.missing),
         "cores": {name: _of_core(contenders[name], limits) for name in cores},
     }
 
@@ -103,6 +104,7 @@ def _of_core(measured: Measured, limits: dict[str, list[float]]) -> dict[str, ob
         "rates": measured.rates,
         "records_per_flush": measured.records_per_flush(),
         "flushes": [flushes for _, flushes in measured.flushed],
+        "flushed": [records for records, _ in measured.flushed],
         "ratios": {
             label: {"median": median(each), "low": min(each), "high": max(each), "rounds": each}
             for label, each in ratios.items()

@@ -10,11 +10,11 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from figures import Figure, figure
 from model import available_cores
 from place import DEFAULT_FOLDER, NotADisk, place_of, scratch
 from ratios import FEWEST_ROUNDS, heading, measure, rows
@@ -22,37 +22,11 @@ from replication_cases import ACK, APPEND, COMMITS, PULL, READ, REPLICATION_CASE
 
 import walspool
 
-__all__ = ["Figure", "main"]
+__all__ = ["main"]
 
 
 #: Both contenders of that case mostly wait for the disk, which differs more than they do: many short rounds tell.
 ROUNDS_TIMES = {APPEND.name: 40}
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure over the rounds, and what it should be."""
-
-    words: str
-    median: float
-    low: float
-    high: float
-    #: ``None`` where no goal is set.
-    goal: str | None
-    met: bool | None
-
-    def __str__(self) -> str:
-        verdict = "" if self.goal is None else f"  goal {self.goal}: {'met' if self.met else 'NOT met'}"
-        return f"{self.words:58} {_short(self.median):>9} [{_short(self.low)}-{_short(self.high)}]{verdict}"
-
-
-def _figure(words: str, values: list[float], at_least: float | None = None, at_most: float | None = None) -> Figure:
-    middle, goal, met = median(values), None, None
-    if at_least is not None:
-        goal, met = f">= {at_least:g}", middle >= at_least
-    if at_most is not None:
-        goal, met = f"<= {at_most:g}", middle <= at_most
-    return Figure(words, middle, min(values), max(values), goal, met)
 
 
 def _figures(results: dict[str, Any], core: str) -> Iterator[Figure]:
@@ -63,26 +37,22 @@ def _figures(results: dict[str, Any], core: str) -> Iterator[Figure]:
         return found
 
     for case in (ACK, PULL):
-        yield _figure(f"{case.unit}/s, over fsync and rename for each", ratios(case.name, "fsync+rename"), at_least=50)
+        yield figure(f"{case.unit}/s, over fsync and rename for each", ratios(case.name, "fsync+rename"), at_least=50)
     appends = ratios(APPEND.name, "spool append")
-    yield _figure("append_logical_record/s, over the bare spool's append", appends, at_least=0.9)
+    yield figure("append_logical_record/s, over the bare spool's append", appends, at_least=0.9)
     wake = results[WAKE.name]
-    yield _figure("wake-up, less the sync, us", _micros(wake["cores"][core]["rates"]))
+    yield figure("wake-up, less the sync, us", _micros(wake["cores"][core]["rates"]))
     for limit in WAKE.limits:
-        yield _figure(f"the same by hand, {limit}, us", _micros(wake["limits"][limit]["rates"]))
+        yield figure(f"the same by hand, {limit}, us", _micros(wake["limits"][limit]["rates"]))
     read = results[READ.name]
     places = [read["cores"][core]["rates"], *(each["rates"] for each in read["limits"].values())]
     spreads = [max(each) / min(each) for each in zip(*places, strict=True)]
-    yield _figure("buffer reads, fastest over slowest place", spreads, at_most=1.5)
-    yield _figure("flushes of 1,000 acommit calls", results[COMMITS.name]["cores"][core]["flushes"], at_most=50)
+    yield figure("buffer reads, fastest over slowest place", spreads, at_most=1.5)
+    yield figure("flushes of 1,000 acommit calls", results[COMMITS.name]["cores"][core]["flushes"], at_most=50)
 
 
 def _micros(rates: list[float]) -> list[float]:
     return [1e6 / each for each in rates]
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from statistics import median
 
-from limits import opened, sync_all, sync_data, sync_growing, write_all
-from logs import FRAME_BYTES, PAYLOAD_BYTES
+from limits import opened, sync_all, sync_growing, write_all
+from logs import FRAME_BYTES, PAYLOAD_BYTES, WARM_UP
 from model import Case, Contender, Run
+from waking import CHANNELS, hand_over, woken
 
 import walspool
 
@@ -30,26 +29,18 @@ __all__ = [
     "WAKE",
 ]
 
-#: How one thread wakes another: what the first calls, and what the other waits in.
-Channel = tuple[Callable[[], object], Callable[[], object]]
-
 SLOTS = 100
 #: Calls of one run: enough for some of the slot file's lazy flushes to fall into it.
 CALLS = 20_000
 #: Calls of the reference's habit in one run; each is a flush.
 HABIT_CALLS = 40
-#: Wake-ups of one run.
-SYNCS = 80
 #: Appends of one run: few, since the disk's moods are shorter than longer runs.
 APPENDS = 8
-#: Zeros ahead are written once a log has seen some flushes, so that much is appended before the first run.
-WARM_UP = 80
 HELD = 100_000
 READS = 4_000
 READ_PARTS = 200
 READ_RECORDS = 100
 TASKS = 1_000
-MARK_BYTES = 512
 
 
 @contextmanager
@@ -131,36 +122,6 @@ def _spool_append(folder: Path) -> Iterator[Run]:
         yield Run(APPENDS, run)
 
 
-def _woken(act: Callable[[int], float], wait: Callable[[int], object]) -> Run:
-    """``SYNCS`` wake-ups. ``act`` makes the n-th record durable and gives the sync's seconds; ``wait`` waits for it.
-
-    What counts is the time from the begin of ``act`` to the waiter's return, less the sync: to encode, write, mark and
-    hand over. The median of a run counts for each of its wake-ups.
-    """
-    took: list[float] = []
-
-    def run() -> None:
-        armed, woken = threading.Semaphore(0), [0.0] * SYNCS
-        begun, synced = [0.0] * SYNCS, [0.0] * SYNCS
-
-        def waiter() -> None:
-            for number in range(SYNCS):
-                armed.release()
-                wait(number)
-                woken[number] = time.perf_counter()
-
-        thread = threading.Thread(target=waiter)
-        thread.start()
-        for number in range(SYNCS):
-            armed.acquire()
-            begun[number] = time.perf_counter()
-            synced[number] = act(number)
-        thread.join()
-        took[:] = [end - begin - sync for end, begin, sync in zip(woken, begun, synced, strict=True)]
-
-    return Run(SYNCS, run, seconds=lambda: median(took) * SYNCS)
-
-
 @contextmanager
 def _wake_up(folder: Path) -> Iterator[Run]:
     payload = os.urandom(PAYLOAD_BYTES)
@@ -179,63 +140,8 @@ def _wake_up(folder: Path) -> Iterator[Run]:
             earlier_ns, before_ns = before_ns, spool.stats().sync_ns_total
             return (before_ns - earlier_ns) / 1e9
 
-        made = _woken(act, lambda number: primary.wait_for_logical_lsn_after(first + number, None))
+        made = woken(act, lambda number: primary.wait_for_logical_lsn_after(first + number, None))
         yield Run(made.amount, made.run, prepare, seconds=made.seconds)
-
-
-def _hand_over(channel: Callable[[], AbstractContextManager[Channel]]) -> Contender:
-    """The same by hand: a write into synced zeros, a sync, the write of a mark, and ``channel`` to wake the waiter."""
-
-    @contextmanager
-    def ready(folder: Path) -> Iterator[Run]:
-        data = os.urandom(FRAME_BYTES)
-        with (
-            channel() as (tell, wait),
-            opened(folder / "zeroed", os.O_RDWR | os.O_CREAT) as fd,
-            opened(folder / "mark", os.O_RDWR | os.O_CREAT) as mark,
-        ):
-            offset = 0
-
-            def prepare() -> None:
-                write_all(fd, bytes(FRAME_BYTES * SYNCS), offset)
-                write_all(mark, bytes(MARK_BYTES), 0)
-                sync_all(fd)
-
-            def act(_: int) -> float:
-                nonlocal offset
-                write_all(fd, data, offset)
-                begun = time.perf_counter()
-                sync_data(fd)
-                took = time.perf_counter() - begun
-                write_all(mark, bytes(MARK_BYTES), 0)
-                tell()
-                offset += FRAME_BYTES
-                return took
-
-            made = _woken(act, lambda _: wait())
-            yield Run(made.amount, made.run, prepare, seconds=made.seconds)
-
-    return ready
-
-
-@contextmanager
-def _event() -> Iterator[Channel]:
-    event = threading.Event()
-
-    def wait() -> None:
-        event.wait()
-        event.clear()
-
-    yield event.set, wait
-
-
-@contextmanager
-def _eventfd() -> Iterator[Channel]:
-    fd = os.eventfd(0, os.EFD_CLOEXEC)
-    try:
-        yield lambda: os.eventfd_write(fd, 1), lambda: os.eventfd_read(fd)
-    finally:
-        os.close(fd)
 
 
 def _reading(behind: Callable[[walspool.WalBuffer], int]) -> Contender:
@@ -294,10 +200,7 @@ PULL = Case(
     {"fsync+rename": _habit},
 )
 APPEND = Case("append_logical_record", "records", _logical_append, {"spool append": _spool_append})
-_CHANNELS = {"event": _event, **({"eventfd": _eventfd} if sys.platform == "linux" else {})}
-WAKE = Case(
-    "wake-up, sync left out", "wake-ups", _wake_up, {name: _hand_over(each) for name, each in _CHANNELS.items()}
-)
+WAKE = Case("wake-up, sync left out", "wake-ups", _wake_up, {name: hand_over(each) for name, each in CHANNELS.items()})
 READ = Case(
     "buffer read at the end",
     "reads",
