@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 __all__ = ["main"]
 
@@ -76,7 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"install {' and '.join(missing)} first")
     compiler = subprocess.run(["rustc", "--version"], check=True, capture_output=True, text=True).stdout.strip()
     counts = _counts(_build(given.target_dir.resolve()))
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"compiler": compiler, "instructions": {}}
+    kept: dict[str, Any] = {"compiler": compiler, "instructions": {}}
+    if KEPT.exists():
+        kept = json.loads(KEPT.read_text())
     if kept["compiler"] != compiler:
         print(f"counted before with {kept['compiler']}, now with {compiler}: not compared")
         kept = {"compiler": compiler, "instructions": {}}
