@@ -5,7 +5,6 @@ It syncs each call, and at opening cuts at the first bad frame. `skip` names syn
 
 import errno
 import os
-import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +81,7 @@ class MiniLog:
 def main(folder: Path, sections: list[str], skip: frozenset[str]) -> None:
     """A workload: in each section open, show what is there, append batches of frames of one sector each."""
     for section in sections:
-        author = Author(1000 * (int(section) + 1) + random.randrange(100) * 100_000)
+        author = Author(1000 * (int(section) + 1) + os.getpid() % 2**15 * 100_000)  # no other run has these ids
         author.library.note(Note.SECTION, int(section))
         log = MiniLog(folder / section / DATA, skip)
         author.published(log)

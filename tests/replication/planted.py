@@ -35,7 +35,6 @@ LEFT_OUT = (
     "test_feeding.py",
     "test_lifetimes.py",
     "test_failed_saves.py",
-    "test_crossings.py",
     "__pycache__",
     ".mypy_cache",
 )
