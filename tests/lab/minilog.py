@@ -81,7 +81,7 @@ class MiniLog:
 def main(folder: Path, sections: list[str], skip: frozenset[str]) -> None:
     """A workload: in each section open, show what is there, append batches of frames of one sector each."""
     for section in sections:
-        author = Author(1000 * (int(section) + 1) + os.getpid() % 2**15 * 100_000)  # no other run has these ids
+        author = Author(1000 * (int(section) + 1) + os.getpid() % 2**14 * 100_000)  # no other run has these ids
         author.library.note(Note.SECTION, int(section))
         log = MiniLog(folder / section / DATA, skip)
         author.published(log)
