@@ -1,12 +1,10 @@
 //! One read-only pass over a file: its valid prefix, the index over it, and the evidence for a verdict on what follows.
 
-mod ahead;
 mod behind;
 mod window;
 
 pub use behind::Behind;
 
-use ahead::Ahead;
 use window::{Halt, Window};
 
 use crate::change::term_of_payload;
@@ -14,9 +12,6 @@ use crate::error::Result;
 use crate::file::File;
 use crate::frame::{Fault, Frame, Layout, MAGIC, Source, believe_v1, look, plain, u32_at};
 use crate::index::Summary;
-
-/// From so many bytes on a thread of its own reads ahead.
-const READ_AHEAD_BYTES: u64 = 8 << 20;
 
 /// What one pass found in a file.
 #[derive(Debug, Clone)]
@@ -70,10 +65,6 @@ pub struct Options {
 
 /// Scans `file`. An error of the system is returned as such, never taken for damage.
 pub fn scan_file(file: &File, options: Options) -> Result<ScanReport> {
-    scan_large_from(file, options, READ_AHEAD_BYTES)
-}
-
-fn scan_large_from(file: &File, options: Options, read_ahead_bytes: u64) -> Result<ScanReport> {
     let file_bytes = file.size()?;
     let summary = match &options.resume {
         Some(report) => report.summary.clone(),
@@ -83,17 +74,14 @@ fn scan_large_from(file: &File, options: Options, read_ahead_bytes: u64) -> Resu
         (Some(report), Some(mark)) if report.summary.highest_lsn > mark => Some(report.marked_bytes),
         _ => None,
     };
-    let large = file_bytes.saturating_sub(summary.valid_bytes) >= read_ahead_bytes;
     let mut pass = Pass { window: Window::new(file, file_bytes), summary, options, marked };
-    if !large {
-        return pass.whole();
+    loop {
+        match pass.run() {
+            Ok(report) => return Ok(report),
+            Err(Halt::Error(error)) => return Err(error),
+            Err(Halt::Shrunk(end)) => pass.window.shrink(end),
+        }
     }
-    std::thread::scope(|scope| {
-        pass.window.read_ahead(Ahead::start(scope, file));
-        let report = pass.whole();
-        pass.window.read_ahead(None); // which ends the thread
-        report
-    })
 }
 
 /// A scan under way.
@@ -105,16 +93,6 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn whole(&mut self) -> Result<ScanReport> {
-        loop {
-            match self.run() {
-                Ok(report) => return Ok(report),
-                Err(Halt::Error(error)) => return Err(error),
-                Err(Halt::Shrunk(end)) => self.window.shrink(end),
-            }
-        }
-    }
-
     fn run(&mut self) -> Result<ScanReport, Halt> {
         let fault = self.prefix()?;
         let at = self.summary.valid_bytes;

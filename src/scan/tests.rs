@@ -1,7 +1,6 @@
 use std::io::Write;
 use std::path::Path;
 
-use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
@@ -151,58 +150,6 @@ fn an_error_of_the_system_is_no_damage() {
 }
 
 /// What the golden files say of the valid prefix and what lies behind it.
-/// Frames around every size at which a step ends in another way, about three steps of them.
-fn steps() -> Vec<u8> {
-    let sizes = [0, 1, 300, 4096, 15 << 10, 17 << 10, 100 << 10, 300 << 10];
-    let mut bytes = Vec::new();
-    for lsn in 1..=40 {
-        encode(&mut bytes, 1, lsn, 1000 + lsn, &vec![lsn as u8; sizes[lsn as usize % sizes.len()]]);
-    }
-    bytes
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
-
-    #[test]
-    fn reading_ahead_finds_the_same(flips in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
-                                    cut in any::<prop::sample::Index>(), zeros in 0..600_000_usize,
-                                    mark in prop::option::of(0..45_u64)) {
-        let mut bytes = steps();
-        let keep = bytes.len() / 2 + cut.index(bytes.len() / 2 + 1);
-        bytes.truncate(keep);
-        for flip in flips {
-            bytes[flip.index(keep)] ^= 4;
-        }
-        bytes.resize(keep + zeros, 0);
-        let file = file_of(&bytes);
-        let options = Options { mark, ..Options::default() };
-        let plain = scan_large_from(&file, options.clone(), u64::MAX).unwrap();
-        let ahead = scan_large_from(&file, options, 0).unwrap();
-        prop_assert_eq!(format!("{plain:?}"), format!("{ahead:?}"));
-    }
-}
-
-#[test]
-fn a_file_that_shrinks_while_it_is_read_ahead_is_scanned_anew() {
-    let bytes = steps();
-    let mut handle = tempfile::tempfile().unwrap();
-    handle.write_all(&bytes).unwrap();
-    let file = File::new(handle.try_clone().unwrap().into());
-    let mut pass = Pass {
-        window: Window::new(&file, bytes.len() as u64),
-        summary: Summary::new(0),
-        options: Options::default(),
-        marked: None,
-    };
-    handle.set_len(bytes.len() as u64 / 2).unwrap();
-    let report = std::thread::scope(|scope| {
-        pass.window.read_ahead(Ahead::start(scope, &file));
-        pass.whole()
-    });
-    assert_eq!(report.unwrap().file_bytes, bytes.len() as u64 / 2);
-}
-
 #[test]
 fn golden_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden");

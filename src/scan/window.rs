@@ -2,7 +2,6 @@
 
 use crc32fast::Hasher;
 
-use super::ahead::{Ahead, HEADROOM};
 use crate::error::CoreError;
 use crate::file::File;
 use crate::frame::{MAGIC, Source};
@@ -30,10 +29,7 @@ pub struct Window<'a> {
     file: &'a File,
     end: u64,
     start: u64,
-    /// What is at hand, behind `skip` bytes that are not.
     bytes: Vec<u8>,
-    skip: usize,
-    ahead: Option<Ahead>,
     /// Only zeros lie from here to the end.
     zeros_from: u64,
     /// Whether the byte before `zeros_from` is known not to be zero.
@@ -43,12 +39,7 @@ pub struct Window<'a> {
 impl<'a> Window<'a> {
     /// A window onto the first `end` bytes of `file`.
     pub fn new(file: &'a File, end: u64) -> Self {
-        Self { file, end, start: 0, bytes: Vec::new(), skip: 0, ahead: None, zeros_from: end, zeros_found: false }
-    }
-
-    /// Lets a thread read ahead.
-    pub fn read_ahead(&mut self, ahead: Option<Ahead>) {
-        self.ahead = ahead;
+        Self { file, end, start: 0, bytes: Vec::new(), zeros_from: end, zeros_found: false }
     }
 
     /// Takes it that the file ends at `end`.
@@ -56,15 +47,10 @@ impl<'a> Window<'a> {
         *self = Self::new(self.file, end);
     }
 
-    #[inline]
-    fn held(&self) -> &[u8] {
-        &self.bytes[self.skip..]
-    }
-
     /// What was read already from `at` on.
     #[inline]
     pub fn ready(&self, at: u64) -> &[u8] {
-        at.checked_sub(self.start).and_then(|from| self.held().get(from as usize..)).unwrap_or_default()
+        at.checked_sub(self.start).and_then(|from| self.bytes.get(from as usize..)).unwrap_or_default()
     }
 
     /// Whether the magic stands at `at`.
@@ -103,50 +89,17 @@ impl<'a> Window<'a> {
     }
 
     fn refill(&mut self, at: u64, len: usize) -> Result<(), Halt> {
-        let known = self.start + self.held().len() as u64;
+        let known = self.start + self.bytes.len() as u64;
         if (self.start..=known).contains(&at) {
-            self.skip += (at - self.start) as usize;
+            self.bytes.drain(..(at - self.start) as usize);
         } else {
-            self.skip = self.bytes.len();
+            self.bytes.clear();
         }
         self.start = at;
-        let want = (len.max(STEP) as u64).min(self.end - at) as usize;
-        let step = self.ahead.as_mut().and_then(|ahead| ahead.take(at + (self.bytes.len() - self.skip) as u64));
-        let mut spare = Vec::new();
-        if let Some((asked, (bytes, got))) = step {
-            spare = self.take_step(bytes, asked, got?)?;
-        } else {
-            self.bytes.drain(..std::mem::take(&mut self.skip));
-        }
-        let have = self.held().len();
-        if have < want.min(len) || (have < want && self.ahead.is_none()) || have == 0 {
-            let from = at + have as u64;
-            let got = self.file.read_into(&mut self.bytes, want - have, from)?;
-            if got < want - have {
-                return Err(Halt::Shrunk(from + got as u64));
-            }
-        }
-        if let Some(ahead) = &mut self.ahead {
-            let next = at + (self.bytes.len() - self.skip) as u64;
-            ahead.ask(next, (STEP as u64).min(self.end - next) as usize, spare);
-        }
-        Ok(())
-    }
-
-    /// Goes on in what the thread has read, with what is left of the bytes before in front of it. The old buffer.
-    fn take_step(&mut self, mut bytes: Vec<u8>, asked: usize, got: usize) -> Result<Vec<u8>, Halt> {
-        let left = self.held().len();
-        if got < asked {
-            return Err(Halt::Shrunk(self.start + (left + got) as u64));
-        }
-        if left > HEADROOM {
-            self.bytes.drain(..std::mem::take(&mut self.skip));
-            self.bytes.extend_from_slice(&bytes[HEADROOM..]);
-            return Ok(bytes);
-        }
-        bytes[HEADROOM - left..HEADROOM].copy_from_slice(self.held());
-        self.skip = HEADROOM - left;
-        Ok(std::mem::replace(&mut self.bytes, bytes))
+        let have = self.bytes.len();
+        let want = (len.max(STEP) as u64).min(self.end - at) as usize - have;
+        let got = self.file.read_into(&mut self.bytes, want, at + have as u64)?;
+        if got < want { Err(Halt::Shrunk(at + (have + got) as u64)) } else { Ok(()) }
     }
 }
 
@@ -159,11 +112,11 @@ impl Source for Window<'_> {
 
     #[inline]
     fn get(&mut self, at: u64, len: usize) -> Result<&[u8], Halt> {
-        if at < self.start || at + len as u64 > self.start + self.held().len() as u64 {
+        if at < self.start || at + len as u64 > self.start + self.bytes.len() as u64 {
             self.refill(at, len)?;
         }
         let from = (at - self.start) as usize;
-        Ok(&self.held()[from..from + len])
+        Ok(&self.bytes[from..from + len])
     }
 
     #[inline]
