@@ -222,9 +222,9 @@ PRUNE_100 = Case(
 FILE_CASES = [
     after_kill(28 << 20, PAYLOAD_BYTES),
     Case(
-        "open closed, 7 sidecars",
+        "open closed, 6 sidecars",
         "opens",
-        _closed_log(SEALED_BYTES, RECORDS, 8),
+        _closed_log(SEALED_BYTES, RECORDS, 7),
         {"pread active": pread_file(_closed_file, 1)},
     ),
     CLOSED_200,
