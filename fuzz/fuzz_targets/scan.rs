@@ -53,12 +53,24 @@ fn check(file: &Arc<File>, report: &ScanReport) {
     let mut reader = Reader::new(Arc::clone(file), report, 0, None);
     let mut records = 0;
     let mut zeros = 0;
-    while let Some((chunk, record)) = reader.next_record().expect("a valid prefix can be read") {
-        assert_eq!(chunk.payload(&record).len() as u64, record.frame.payload_len);
-        records += 1;
-        zeros += u64::from(record.frame.lsn == 0);
+    while let Some((chunk, run)) = reader.long_run(128, u64::MAX).expect("a valid prefix can be read") {
+        for record in &chunk.records()[run] {
+            assert_eq!(chunk.payload(record).len() as u64, record.frame.payload_len);
+            records += 1;
+            zeros += u64::from(record.frame.lsn == 0);
+        }
     }
     assert_eq!(zeros, 0, "LSN 0 is above nothing");
+    let mut reader = Reader::new(Arc::clone(file), report, 0, None);
+    let mut shipped = 0;
+    loop {
+        let frames = reader.read_frames(100).expect("a valid prefix can be shipped");
+        if frames.records == 0 {
+            break;
+        }
+        shipped += frames.records;
+    }
+    assert_eq!(shipped, records, "all of it is shipped");
     let target = memory(b"");
     let mut reader = Reader::new(Arc::clone(file), report, 0, None);
     let copied = copy_frames(&mut reader, &target, 1, None).expect("a valid prefix can be copied");
