@@ -56,7 +56,7 @@ DIRECTION: list[tuple[str, str]] = [
     ("spool.prune", "core records spool.files spool.reports spool.segments spool.state"),
     ("spool.flusher", "errors spool.bell"),
     ("spool.follow", "core"),
-    ("spool.tail", "core errors spool.bell spool.files spool.inspection spool.segments spool.state"),
+    ("spool.tail", "core errors spool.bell spool.files spool.inspection spool.interrupt spool.segments spool.state"),
     ("spool.reading", "core errors records spool.files spool.follow spool.reports spool.segments spool.verify"),
     (
         "spool.writing",
@@ -76,9 +76,9 @@ DIRECTION: list[tuple[str, str]] = [
     ("replication.retention", "replication.slot"),
     ("replication.resume", "replication.slot"),
     ("replication.registry", "records"),
-    ("replication.commit", "records replication.config"),
+    ("replication.commit", "records replication.config spool.interrupt"),
     ("replication.quorum", "errors records replication.commit replication.config replication.registry"),
-    ("replication.backing", "errors records replication.buffer replication.resume spool.log"),
+    ("replication.backing", "errors records replication.buffer replication.resume spool.interrupt spool.log"),
     (
         "replication.committing",
         "errors records replication.backing replication.buffer replication.commit replication.config "

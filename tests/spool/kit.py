@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,13 @@ class Program:
         self._in, self._out = self.process.stdin, self.process.stdout
 
     def line(self) -> str:
-        """The next line that it prints."""
-        return self._out.readline().rstrip("\n")
+        """The next line that it prints; the empty one if it ends, or says nothing for so long that it is ended."""
+        patience = threading.Timer(PATIENCE_S, self.process.kill)
+        patience.start()
+        try:
+            return self._out.readline().rstrip("\n")
+        finally:
+            patience.cancel()
 
     def tell(self, text: str = "") -> None:
         """Give it a line to read."""

@@ -95,6 +95,40 @@ def test_ctrl_c_during_a_wait(core: ModuleType, tmp_path: Path) -> None:
             program.finish()
 
 
+# The signal goes to another thread, and like one that comes just before a wait blocks it does not end the wait itself.
+LATE = """
+import signal, sys, threading
+import walspool
+from walspool.replication.backing import MemoryBacking
+from walspool.replication.buffer import WalBuffer
+from walspool.replication.commit import CommitWaiter
+
+with walspool.open(sys.argv[1]) as log, walspool.open(sys.argv[1], read_only=True) as reader:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    for wait in (
+        lambda: log.wait_for_lsn_after(9, None),
+        lambda: reader.wait_for_lsn_after(9, None),
+        lambda: CommitWaiter().await_acks(9, 1, None),
+        lambda: MemoryBacking(WalBuffer(9)).wait_after(9, None),
+    ):
+        try:
+            print("waiting", flush=True)
+            wait()
+        except KeyboardInterrupt:
+            print("caught", flush=True)
+"""
+
+
+def test_ctrl_c_that_does_not_end_the_wait_itself(core: ModuleType, tmp_path: Path) -> None:
+    with Program(core.name, LATE, tmp_path / "app.db") as program:
+        for _ in range(4):
+            assert program.line() == "waiting"
+            program.interrupt()
+            assert program.line() == "caught"
+        program.finish()
+
+
 CHANGING = """
 import mmap, sys
 with open(sys.argv[1], "r+b") as file, mmap.mmap(file.fileno(), 0) as region:

@@ -12,6 +12,7 @@ from walspool.errors import SpoolClosed, SpoolError
 from walspool.records import check_u64, stable_bytes
 from walspool.replication.buffer import WalBuffer
 from walspool.replication.resume import LogBounds
+from walspool.spool.interrupt import SIGNALS_S
 from walspool.spool.log import LogicalWalSpool
 
 __all__ = ["Backing", "MemoryBacking", "SpoolBacking"]
@@ -214,10 +215,10 @@ class MemoryBacking(Backing):
         try:
             while self.current_lsn <= since_lsn:
                 self._open()
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
+                left = SIGNALS_S if deadline is None else deadline - time.monotonic()
+                if left <= 0:
                     return False
-                passed.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
+                passed.wait(min(left, SIGNALS_S))
             return True
         finally:
             with self._lock:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from walspool.records import check_u64
 from walspool.replication.config import check_region_names, check_seconds
+from walspool.spool.interrupt import SIGNALS_S
 
 if TYPE_CHECKING:
     import asyncio
@@ -270,13 +271,15 @@ class CommitWaiter:
 
         ``timeout``: in seconds, ``None`` for ever. LSN 0 is reached at once, also by nobody; 0 asked: ``NotRequired``.
         """
-        seconds = -1.0 if timeout is None else _bounded(timeout)
+        deadline = None if timeout is None else time.monotonic() + _bounded(timeout)
         gate = threading.Lock()
         gate.acquire()
         wait = _Wait(target_lsn, required, gate.release)
         try:
-            if self._enter(wait):
-                gate.acquire(timeout=seconds)
+            waiting = self._enter(wait)
+            while waiting:
+                left = SIGNALS_S if deadline is None else deadline - time.monotonic()
+                waiting = left > 0 and not gate.acquire(timeout=min(left, SIGNALS_S))
             return self._finish(wait)
         finally:
             self._leave(wait)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import _thread
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
-__all__ = ["uninterrupted"]
+__all__ = ["SIGNALS_S", "uninterrupted"]
 
 T = TypeVar("T")
+
+#: How long a wait may last in one piece, in seconds: a signal that comes just before it blocks does not end it.
+SIGNALS_S: Final = 0.1
 
 
 def uninterrupted(work: Callable[[], T]) -> T:

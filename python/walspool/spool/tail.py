@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import select
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from walspool.errors import RebootstrapRequired, SpoolCorrupt
 from walspool.spool.bell import Bell
 from walspool.spool.files import SpoolFiles
 from walspool.spool.inspection import READER_MARK_TRIES, Inspection, inspect
+from walspool.spool.interrupt import SIGNALS_S
 from walspool.spool.segments import Segment, Snapshot
 from walspool.spool.state import Mark, load_mark, load_state
 
@@ -225,9 +228,14 @@ class MarkWatch:
         fd = self.wait_fd
         if fd is None:
             fd, timeout = self._closing.wait_fd, POLL_S if timeout is None else min(POLL_S, timeout)
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         poller = select.poll()
         poller.register(fd, select.POLLIN)
-        poller.poll(None if timeout is None else timeout * 1000)
+        left = deadline
+        while left > 0:
+            left = max(deadline - time.monotonic(), 0.0)
+            if poller.poll(min(left, SIGNALS_S) * 1000):
+                break
         self.drain()
 
     def close(self) -> None:

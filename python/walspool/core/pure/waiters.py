@@ -15,6 +15,9 @@ __all__ = ["Waiters"]
 #: What a listener's eventfd is told.
 _ONE: Final = (1).to_bytes(8, sys.byteorder)
 
+#: How long a wait lasts in one piece: a signal that comes just before it blocks does not end it.
+_SIGNALS_S: Final = 0.1
+
 
 class Waiters:
     """Threads and eventfds that are woken after each publish."""
@@ -36,10 +39,10 @@ class Waiters:
         self._gates.append(gate)
         try:
             while not passed():
-                left = -1.0 if deadline is None else deadline - time.monotonic()
-                if deadline is not None and left <= 0:
+                left = _SIGNALS_S if deadline is None else deadline - time.monotonic()
+                if left <= 0:
                     return False
-                gate.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+                gate.acquire(timeout=min(left, _SIGNALS_S))
         finally:
             self._gates.remove(gate)
         return True
