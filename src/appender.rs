@@ -4,6 +4,7 @@
 //! `group_commit`, how one becomes durable in `flush`.
 
 mod batch;
+mod filler;
 mod flush;
 mod frames;
 mod published;
@@ -19,6 +20,7 @@ pub use frames::{RawFrame, split};
 pub use published::{Published, Stats};
 
 use batch::{Admission, Batch};
+use filler::Filler;
 use flush::Writer;
 
 use crate::error::CoreError;
@@ -28,7 +30,8 @@ use crate::index::Summary;
 
 /// See the module.
 pub struct Appender {
-    commit: GroupCommit<Writer>,
+    commit: Arc<GroupCommit<Writer>>,
+    filler: Filler,
     published: Arc<Published>,
     /// Set in a forked child, whose locks may be held by threads that it does not have.
     abandoned: AtomicBool,
@@ -82,8 +85,10 @@ impl Appender {
             segment_bytes: options.segment_bytes,
             ..Admission::default()
         };
-        let writer = Writer::new(file, summary, mark, Arc::clone(&published), options);
-        Self { commit: GroupCommit::new(writer, queue), published, abandoned: AtomicBool::new(false) }
+        let filler = Filler::default();
+        let writer = Writer::new(file, summary, mark, Arc::clone(&published), filler.wish(), options);
+        let commit = Arc::new(GroupCommit::new(writer, queue));
+        Self { commit, filler, published, abandoned: AtomicBool::new(false) }
     }
 
     /// What is durable, and waiting for it.
@@ -105,7 +110,7 @@ impl Appender {
     pub fn append_one<P: Part>(&self, part: &P) -> Result<Option<u64>, Failure> {
         self.alive()?;
         let frame_len = part.frame_len();
-        self.commit.commit(|queue, batch| {
+        self.commit(|queue, batch| {
             queue.open()?;
             let position = queue.position().next(part)?;
             if queue.full() {
@@ -150,7 +155,7 @@ impl Appender {
         base: Option<usize>,
     ) -> Result<Option<(u64, u64)>, Failure> {
         let bytes = parts.iter().map(Part::frame_len).sum();
-        self.commit.commit(|queue, batch| {
+        self.commit(|queue, batch| {
             queue.open()?;
             queue.position().check(checked, base)?;
             if queue.full() {
@@ -165,6 +170,15 @@ impl Appender {
             }
             Ok(Staged::Queued(Some((first, queue.lsn))))
         })
+    }
+
+    fn commit<T>(
+        &self,
+        put: impl FnMut(&mut Admission, &mut Batch) -> Result<Staged<T>, Failure>,
+    ) -> Result<T, Failure> {
+        let outcome = self.commit.commit(put);
+        self.filler.start_if_wished(&self.commit);
+        outcome
     }
 
     /// What the first bad one of `parts` would be refused for now; nothing is appended.
@@ -183,7 +197,7 @@ impl Appender {
         let mut results: Vec<Each> = Vec::with_capacity(parts.len());
         while results.len() < parts.len() {
             let start = results.len();
-            let flushed = self.commit.commit(|queue, batch| {
+            let flushed = self.commit(|queue, batch| {
                 results.truncate(start);
                 Ok(stage_each(queue, batch, &parts[start..], &mut results))
             });
@@ -270,6 +284,7 @@ impl Appender {
         }
         let trimmed = self.commit.exclusive(|queue| queue.closed = true, Writer::close);
         self.published.close();
+        self.filler.end();
         trimmed
     }
 
@@ -290,6 +305,15 @@ impl Appender {
 
     fn exclusive<T>(&self, work: impl FnOnce(&mut Writer) -> Result<T, CoreError>) -> Result<T, CoreError> {
         self.commit.exclusive(|queue| queue.sealed = true, work)
+    }
+}
+
+impl Drop for Appender {
+    fn drop(&mut self) {
+        // In a forked child the lock may be held by a thread that it does not have.
+        if self.alive().is_ok() {
+            self.filler.end();
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 //! | staged, nobody leads yet | the state; a waiting caller was notified, or the next to come leads | not empty |
 //! | gathering, flushing | the leader | whoever comes joins it |
 //! | exclusive work | that caller | empty, because staging is barred |
+//! | work while idle | that caller | whoever comes joins it, and one of them leads afterwards |
 
 use std::time::Duration;
 
@@ -199,6 +200,28 @@ impl<F: Flusher> GroupCommit<F> {
         drop(state);
         self.idle.notify_one();
         result
+    }
+
+    /// Works with the flusher, without the lock, if nothing is staged or under way; else `None`. What is staged
+    /// meanwhile waits.
+    pub fn when_idle<T>(&self, work: impl FnOnce(&mut F) -> T) -> Option<T> {
+        let mut state = lock(&self.state);
+        if state.calls > 0 {
+            return None;
+        }
+        let mut flusher = state.flusher.take()?;
+        drop(state);
+        let result = work(&mut flusher);
+        let mut state = lock(&self.state);
+        flusher.settle(&mut state.queue, false);
+        state.flusher = Some(flusher);
+        let (behind, number) = (state.calls > 0, state.number);
+        drop(state);
+        if behind {
+            self.settled[parity(number)].notify_one();
+        }
+        self.idle.notify_one();
+        Some(result)
     }
 
     /// Waits until no other thread has the door.

@@ -333,6 +333,33 @@ fn nothing_reaches_a_file_behind_its_seal() {
 }
 
 #[test]
+fn work_while_idle_keeps_nobody_waiting_for_ever() {
+    for fault in [Fault::None, Fault::Write(1), Fault::Sync(2)] {
+        explore(move || {
+            let log = Log::new(fault);
+            let worker = {
+                let log = log.clone();
+                let work = |disk: &mut Disk| {
+                    assert!(!disk.busy.swap(true, Ordering::SeqCst), "somebody flushes");
+                    thread::yield_now();
+                    assert!(disk.busy.swap(false, Ordering::SeqCst));
+                };
+                thread::spawn(move || (0..3).filter(|_| log.commit.when_idle(work).is_some()).count())
+            };
+            let closer = {
+                let log = log.clone();
+                thread::spawn(move || log.commit.exclusive(|queue| queue.sealed = true, |_| ()))
+            };
+            let results = append_from(&log, 3, 1);
+            worker.join().unwrap();
+            closer.join().unwrap();
+            assert_eq!(log.commit.when_idle(|_| 7), Some(7));
+            log.check(acknowledged(&results));
+        });
+    }
+}
+
+#[test]
 fn seal_and_close_may_meet() {
     explore(|| {
         let log = Log::new(Fault::Write(2));

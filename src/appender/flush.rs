@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | look at the file | what was durable | removed or shortened: poisoned; any other: only this batch is lost |
 //! | write the batch | any part of the batch, un-acknowledged | cut back |
-//! | write zeros ahead | the same, and zeros | no more zeros in this file |
+//! | write zeros ahead of small batches | the same, and zeros | no more zeros in this file |
 //! | sync | the batch, un-acknowledged; the mark is behind | poisoned: the kernel may have dropped the pages |
 //! | write the mark | the batch, perhaps acknowledged | the old mark is written again, then cut back |
 //! | publish | the batch, acknowledged | |
@@ -15,6 +15,12 @@
 //! | truncate to the durable end | remembered: done before the next batch, whose error it then is |
 //! | sync | poisoned |
 //!
+//! | step of filling, while nothing is appended | a crash right after it leaves | an error of it |
+//! |---|---|---|
+//! | look at the file | what was durable | as above |
+//! | write zeros ahead of large batches | the same, and zeros | no more zeros in this file |
+//! | sync | the same | poisoned: the next sync may not hear of it |
+//!
 //! The mark is only ever written after a sync, and a cut never goes below it, so it may lag but never leads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +28,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::{Admission, Batch};
+use super::filler::Wish;
 use super::published::Published;
 use crate::error::{CoreError, Result};
 use crate::file::File;
@@ -31,8 +38,10 @@ use crate::index::Summary;
 
 /// Zeros ahead end at a multiple of this.
 const FILL_STEP: u64 = 256 << 10;
-/// Larger batches grow the file: zeros are bytes written twice.
+/// Nobody waits while zeros are written ahead of larger batches: they are bytes written twice.
 const FILL_MAX_BATCH: usize = 64 << 10;
+/// The most zeros ahead of large batches.
+const FILL_MAX_AHEAD: u64 = 32 << 20;
 static ZEROS: [u8; FILL_STEP as usize] = [0; FILL_STEP as usize];
 
 /// Bytes of the durable mark.
@@ -87,12 +96,20 @@ struct Target {
     fill: bool,
 }
 
+/// What a step of zeros ahead came to.
+struct Filled {
+    /// Something was written.
+    some: bool,
+    /// It was not all.
+    more: bool,
+}
+
 /// How the appender is to work.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Size at which a file is full; `None` for never.
     pub segment_bytes: Option<u64>,
-    /// Flushes after which zeros are written ahead.
+    /// Flushes after which zeros are written ahead; a large one counts once for each 64 KiB.
     pub fill_after: u64,
 }
 
@@ -104,7 +121,11 @@ pub struct Writer {
     mark: Option<Mark>,
     published: Arc<Published>,
     options: Options,
+    /// What was flushed, in batches of up to 64 KiB.
     flushes: u64,
+    /// Bytes of large batches since zeros were last written ahead of them.
+    burst: u64,
+    filler: Arc<Wish>,
     poisoned: Option<String>,
 }
 
@@ -115,10 +136,11 @@ impl Writer {
         summary: Summary,
         mark: Option<Mark>,
         published: Arc<Published>,
+        filler: Arc<Wish>,
         options: Options,
     ) -> Self {
         let target = Some(Target { file, summary, uncut: false, fill: true });
-        Self { target, mark, published, options, flushes: 0, poisoned: None }
+        Self { target, mark, published, options, flushes: 0, burst: 0, filler, poisoned: None }
     }
 
     /// Cuts the file to its durable end, for good. No flush may be under way.
@@ -223,8 +245,9 @@ impl Writer {
             self.cut_back(target);
             return Err(error.into());
         }
-        if end > size && batch.bytes.len() <= FILL_MAX_BATCH && self.flushes >= self.options.fill_after {
-            self.fill_ahead(target, end);
+        let large = batch.bytes.len() > FILL_MAX_BATCH;
+        if end > size && !large && self.flushes >= self.options.fill_after {
+            self.fill_ahead(target, end, end.next_multiple_of(FILL_STEP));
         }
         let begun = Instant::now();
         let synced = if end > size { target.file.sync_all() } else { target.file.sync_data() };
@@ -232,7 +255,11 @@ impl Writer {
         self.poison_unless(synced, "sync")?;
         self.advance_mark(target, batch.last_lsn)?;
 
-        self.flushes += 1;
+        self.flushes += batch.bytes.len().div_ceil(FILL_MAX_BATCH) as u64;
+        if large && self.flushes >= self.options.fill_after {
+            self.burst = (self.burst + batch.bytes.len() as u64).min(FILL_MAX_AHEAD);
+            self.filler.make();
+        }
         take_in(&mut target.summary, &batch.bytes);
         let payload_bytes = batch.bytes.len() as u64 - batch.records * (HEADER + TRAILER) as u64;
         self.published.publish(&target.summary, |stats| stats.count(batch.records, payload_bytes, sync));
@@ -241,15 +268,39 @@ impl Writer {
 
     /// Written zeros behind the batch spare the next syncs a change of size. They are a convenience: without room
     /// for them the file grows batch by batch.
-    fn fill_ahead(&self, target: &mut Target, end: u64) {
+    fn fill_ahead(&self, target: &mut Target, end: u64, goal: u64) -> Filled {
         let limit = self
             .options
             .segment_bytes
             .map_or(u64::MAX, |limit| limit.checked_next_multiple_of(FILL_STEP).unwrap_or(limit));
-        let goal = end.next_multiple_of(FILL_STEP).min(limit);
-        if target.fill && goal > end {
-            target.fill = target.file.write_at(&ZEROS[..(goal - end) as usize], end).is_ok();
+        let left = goal.min(limit).saturating_sub(end);
+        let count = left.min(FILL_STEP);
+        if target.fill && count > 0 {
+            target.fill = target.file.write_at(&ZEROS[..count as usize], end).is_ok();
         }
+        Filled { some: target.fill && count > 0, more: target.fill && count < left }
+    }
+
+    /// While nothing is appended: a step towards as many zeros ahead as the last large batches took. False: no more
+    /// is to be done.
+    pub fn fill_for_large(&mut self) -> Result<bool> {
+        self.with_target(|writer, target| {
+            let size = writer.look(target)?;
+            let filled = writer.fill_ahead(target, size, target.summary.valid_bytes + writer.burst);
+            if filled.some {
+                let synced = target.file.sync_all();
+                writer.poison_unless(synced, "sync of zeros ahead")?;
+            }
+            if !filled.more {
+                writer.burst = 0;
+            }
+            Ok(filled.more)
+        })
+    }
+
+    /// Changes with each flush.
+    pub fn flushes(&self) -> u64 {
+        self.flushes
     }
 
     fn advance_mark(&mut self, target: &mut Target, lsn: u64) -> Result<(), Failure> {

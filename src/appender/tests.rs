@@ -178,17 +178,68 @@ fn a_full_file_is_sealed_and_the_next_one_goes_on() {
 }
 
 #[test]
-fn zeros_ahead_come_late_for_small_batches_only_and_go_at_the_end() {
-    let log = Log::new(Options { segment_bytes: None, fill_after: 2 });
-    let sizes = [0, 0, 0, 300 << 10, 0].map(|len: usize| {
+fn zeros_ahead_come_late_and_go_at_the_end() {
+    // The first counts for five.
+    let log = Log::new(Options { segment_bytes: None, fill_after: 7 });
+    let sizes = [300 << 10, 0, 0, 0, 0].map(|len: usize| {
         log.appender.append_one(&next(&vec![1; len])).unwrap();
         log.size()
     });
-    let grown = 4 * OVERHEAD + (300 << 10);
-    assert_eq!(sizes, [OVERHEAD, 2 * OVERHEAD, 256 << 10, grown, 512 << 10]);
+    let grown = OVERHEAD + (300 << 10);
+    assert_eq!(sizes, [grown, grown + OVERHEAD, grown + 2 * OVERHEAD, 512 << 10, 512 << 10]);
     log.check();
     log.appender.close().unwrap();
-    assert_eq!(log.size(), grown + OVERHEAD);
+    assert_eq!(log.size(), grown + 4 * OVERHEAD);
+}
+
+/// Waits until the file is of this size.
+fn wait_for_size(log: &Log, size: u64) {
+    let start = std::time::Instant::now();
+    while log.size() != size {
+        assert!(start.elapsed() < Duration::from_secs(60), "{} instead of {size}", log.size());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn zeros_ahead_of_large_batches_come_while_nothing_is_appended() {
+    let log = Log::new(Options { segment_bytes: Some(2 << 20), fill_after: 0 });
+    let large = vec![1; 300 << 10];
+    let frame = OVERHEAD + (300 << 10);
+    log.appender.append(&[next(&large)], None).unwrap();
+    log.appender.append(&[next(&large)], None).unwrap();
+    wait_for_size(&log, 4 * frame);
+    log.check();
+    // They are appended into.
+    for _ in 0..2 {
+        log.appender.append_one(&next(&large)).unwrap();
+    }
+    log.check();
+    wait_for_size(&log, 6 * frame);
+    // No further than a segment goes.
+    log.appender.append_one(&next(&vec![1; 600 << 10])).unwrap();
+    wait_for_size(&log, 2 << 20);
+    log.check();
+    log.appender.close().unwrap();
+    assert_eq!(log.size(), 5 * frame + (300 << 10));
+    assert_eq!(scanned(&log.path).summary.records, 5);
+}
+
+#[test]
+fn threads_append_while_zeros_are_written() {
+    let log = Log::new(Options { segment_bytes: None, fill_after: 0 });
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    log.appender.append_one(&next(&vec![7; 100 << 10])).unwrap();
+                    // Long enough for the other thread to begin, now and then.
+                    log.appender.published().unwrap().wait(u64::MAX, Duration::from_millis(6)).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(log.check().records, 60);
 }
 
 #[test]
