@@ -344,9 +344,7 @@ fn chunk_len<P: Part>(parts: &[P]) -> usize {
 }
 
 fn stage<P: Part>(queue: &mut Admission, batch: &mut Batch, part: &P, position: Position) {
-    part.write(position, &mut batch.bytes);
-    batch.records += 1;
-    batch.last_lsn = position.lsn;
+    batch.add(part, position);
     queue.advance(position);
 }
 

@@ -217,13 +217,15 @@ pub fn encode(into: &mut Vec<u8>, term: u64, lsn: u64, timestamp_ms: u64, payloa
 /// Appends the header of a frame whose payload of `len` bytes is to follow.
 pub fn begin(into: &mut Vec<u8>, term: u64, lsn: u64, timestamp_ms: u64, len: usize) {
     debug_assert!(len as u64 <= MAX_PAYLOAD, "the caller has checked the size");
+    let mut header = [0; HEADER];
+    header[..4].copy_from_slice(&MAGIC);
+    header[4] = Layout::V3.version();
+    header[5..13].copy_from_slice(&term.to_le_bytes());
+    header[13..21].copy_from_slice(&lsn.to_le_bytes());
+    header[21..29].copy_from_slice(&timestamp_ms.to_le_bytes());
+    header[29..].copy_from_slice(&(len as u32).to_le_bytes());
     into.reserve(HEADER + len + TRAILER);
-    into.extend_from_slice(&MAGIC);
-    into.push(Layout::V3.version());
-    into.extend_from_slice(&term.to_le_bytes());
-    into.extend_from_slice(&lsn.to_le_bytes());
-    into.extend_from_slice(&timestamp_ms.to_le_bytes());
-    into.extend_from_slice(&(len as u32).to_le_bytes());
+    into.extend_from_slice(&header);
 }
 
 /// Appends the checksum of the frame that begins at `start`.

@@ -1,7 +1,7 @@
 //! What gathers between two flushes, and what decides whether a record may join it.
 
 use crate::error::{CoreError, Result};
-use crate::frame::{self, HEADER, TRAILER};
+use crate::frame::{self, Frame, HEADER, Layout, TRAILER, u32_at};
 
 /// Frames of one flush together; a larger frame goes alone. Fixed by the format: recovery reckons with it.
 pub const MAX_BATCH_BYTES: usize = 4 << 20;
@@ -13,10 +13,17 @@ const KEPT_BYTES: usize = 2 * MAX_BATCH_BYTES;
 pub struct Batch {
     /// The frames.
     pub bytes: Vec<u8>,
-    /// How many.
-    pub records: u64,
-    /// The last one's LSN.
-    pub last_lsn: u64,
+    /// What is known of each once it is durable: noted while its bytes are at hand.
+    pub frames: Vec<Noted>,
+}
+
+/// A frame of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Noted {
+    /// Its fields.
+    pub frame: Frame,
+    /// Its last four bytes.
+    pub crc: u32,
 }
 
 impl Batch {
@@ -29,7 +36,18 @@ impl Batch {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
-        self.records = 0;
+        self.frames.clear();
+        self.frames.shrink_to(KEPT_BYTES / (HEADER + TRAILER));
+    }
+
+    /// Adds the frame of `part`.
+    pub fn add<P: Part>(&mut self, part: &P, position: Position) {
+        let start = self.bytes.len();
+        part.write(position, &mut self.bytes);
+        let written = &self.bytes[start..];
+        if let Some(frame) = Frame::header(written, Layout::V3) {
+            self.frames.push(Noted { frame, crc: u32_at(written, written.len() - TRAILER) as u32 });
+        }
     }
 }
 

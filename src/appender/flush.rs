@@ -27,12 +27,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::batch::{Admission, Batch};
+use super::batch::{Admission, Batch, Noted};
 use super::filler::Wish;
 use super::published::Published;
 use crate::error::{CoreError, Result};
 use crate::file::File;
-use crate::frame::{Frame, HEADER, Layout, TRAILER, u32_at};
+use crate::frame::{HEADER, TRAILER};
 use crate::group_commit::Flusher;
 use crate::index::Summary;
 
@@ -253,16 +253,21 @@ impl Writer {
         let synced = if end > size { target.file.sync_all() } else { target.file.sync_data() };
         let sync = begun.elapsed();
         self.poison_unless(synced, "sync")?;
-        self.advance_mark(target, batch.last_lsn)?;
+        let last_lsn = batch.frames.last().map_or(target.summary.highest_lsn, |last| last.frame.lsn);
+        self.advance_mark(target, last_lsn)?;
 
         self.flushes += batch.bytes.len().div_ceil(FILL_MAX_BATCH) as u64;
         if large && self.flushes >= self.options.fill_after {
             self.burst = (self.burst + batch.bytes.len() as u64).min(FILL_MAX_AHEAD);
             self.filler.make();
         }
-        take_in(&mut target.summary, &batch.bytes);
-        let payload_bytes = batch.bytes.len() as u64 - batch.records * (HEADER + TRAILER) as u64;
-        self.published.publish(&target.summary, |stats| stats.count(batch.records, payload_bytes, sync));
+        for Noted { frame, crc } in &batch.frames {
+            target.summary.push(frame, frame.term, *crc);
+        }
+        assert_eq!(target.summary.valid_bytes, end, "what was noted of the batch is what was written");
+        let records = batch.frames.len() as u64;
+        let payload_bytes = batch.bytes.len() as u64 - records * (HEADER + TRAILER) as u64;
+        self.published.publish(&target.summary, |stats| stats.count(records, payload_bytes, sync));
         Ok(())
     }
 
@@ -344,14 +349,6 @@ impl Flusher for Writer {
 
     fn clear(batch: &mut Batch) {
         batch.clear();
-    }
-}
-
-fn take_in(summary: &mut Summary, mut frames: &[u8]) {
-    while let Some(frame) = Frame::header(frames, Layout::V3) {
-        let (bytes, rest) = frames.split_at(frame.len() as usize);
-        summary.push(&frame, frame.term, u32_at(bytes, bytes.len() - TRAILER) as u32);
-        frames = rest;
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Appended, Appender, MARK_BYTES, Mark, Options, Record, split};
+use super::{Appended, Appender, MARK_BYTES, Mark, Options, Position, Record, split};
 use crate::error::CoreError;
 use crate::file::File;
 use crate::frame::{HEADER, TRAILER, encode, u64_at};
@@ -355,11 +355,9 @@ fn a_panic_of_the_writer_poisons_and_leaves_nobody_waiting() {
     let log = Log::new(PLAIN);
     assert_eq!(log.appender.append_one(&next(b"good")).unwrap(), Some(1));
     let outcome = log.appender.commit.commit(|_, batch| {
-        // Half a frame: the writer can't index it.
-        encode(&mut batch.bytes, 1, 2, 1, b"payload");
-        batch.bytes.truncate(HEADER);
-        batch.records = 1;
-        batch.last_lsn = 2;
+        // Half a frame is not what was noted of it.
+        batch.add(&next(b"payload"), Position { lsn: 2, term: 1 });
+        batch.bytes.truncate(HEADER + TRAILER);
         Ok(Staged::Queued(()))
     });
     let poisoned = CoreError::Poisoned { reason: "the writer panicked".to_owned() };
