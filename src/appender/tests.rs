@@ -225,6 +225,22 @@ fn zeros_ahead_of_large_batches_come_while_nothing_is_appended() {
     assert_eq!(scanned(&log.path).summary.records, 5);
 }
 
+/// `/dev/null` takes zeros and refuses to sync.
+#[cfg(target_os = "linux")]
+#[test]
+fn zeros_ahead_that_can_not_be_synced_are_the_end() {
+    let log = Log::new(Options { segment_bytes: None, fill_after: 0 });
+    log.appender.append_one(&next(&vec![1; 300 << 10])).unwrap();
+    log.appender.swap(open(Path::new("/dev/null")), Summary::new(1)).unwrap();
+    let start = std::time::Instant::now();
+    while log.appender.published().unwrap().poisoned().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60), "the failed sync is not told");
+        std::thread::yield_now();
+    }
+    let reason = String::from("sync of zeros ahead failed: Invalid argument");
+    assert_eq!(log.appender.append_one(&next(b"")).unwrap_err().error, CoreError::Poisoned { reason });
+}
+
 #[test]
 fn threads_append_while_zeros_are_written() {
     let log = Log::new(Options { segment_bytes: None, fill_after: 0 });

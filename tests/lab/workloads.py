@@ -198,10 +198,23 @@ def zeros(run: Run) -> None:
 
     log.FILL_AFTER_FLUSHES = 0
     spool = run.open()
+    if run.seed % 8 == 2 and not run.options:
+        run.append_batch(spool, 3, size=100_000)
+        _wait_for_zeros(run, 300_000)
+        run.append_batch(spool, 2, size=70_000)
     run.append(spool, 8)
     if run.rng.random() < 0.5:
         run.append_batch(spool, 5)
     os._exit(0)
+
+
+def _wait_for_zeros(run: Run, written: int) -> None:
+    """Until there are many behind a large batch: the Rust core writes them by itself while nothing is appended."""
+    from walspool import core
+
+    active = run.path.with_name(f"{run.path.name}.logical.wal")
+    while core.name == "rust" and active.stat().st_size < written * 3 // 2:
+        os.sched_yield()
 
 
 def in_asyncio(run: Run) -> None:
