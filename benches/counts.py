@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from callgrind import instructions
 
 __all__ = ["main"]
 
@@ -26,7 +26,6 @@ KEPT = HERE / "counts.json"
 TOLERANCE = 0.05
 #: Two amounts, so that what starting up costs falls out.
 FEW, MANY = 2_000, 6_000
-_COLLECTED = re.compile(r"Collected : (\d+)")
 
 
 def _build(target_dir: Path) -> Path:
@@ -35,26 +34,10 @@ def _build(target_dir: Path) -> Path:
     return target_dir / "release" / "walspool-driver"
 
 
-def _instructions(driver: Path, what: str, records: int) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            "valgrind",
-            "--tool=callgrind",
-            f"--callgrind-out-file={folder}/out",
-            str(driver),
-            what,
-            str(records),
-        ]
-        run = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "TMPDIR": folder})
-    found = _COLLECTED.search(run.stderr)
-    if found is None:
-        raise RuntimeError(f"valgrind counted nothing: {run.stderr.strip()}")
-    return int(found[1])
-
-
 def _each(driver: Path, what: str) -> float:
     """Instructions that one more record costs."""
-    return (_instructions(driver, what, MANY) - _instructions(driver, what, FEW)) / (MANY - FEW)
+    few, many = (instructions([str(driver), what, str(records)]) for records in (FEW, MANY))
+    return (many - few) / (MANY - FEW)
 
 
 def _counts(driver: Path) -> dict[str, int]:

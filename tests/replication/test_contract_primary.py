@@ -26,6 +26,7 @@ from walspool import (
     Regions,
     Throttled,
 )
+from walspool.replication import backing
 
 
 class Elsewhere:
@@ -76,8 +77,9 @@ def test_the_current_lsn_is_the_spools(on_disk: Opener) -> None:
     assert primary.current_logical_lsn == 20
 
 
-def test_waiting_for_the_log(anywhere: Opener) -> None:
+def test_waiting_for_the_log(anywhere: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """8.R10: True as soon as the log is past since, False at the timeout."""
+    monkeypatch.setattr(backing, "SIGNALS_S", 3600.0)  # who is not woken does not look by himself
     primary = anywhere()
     assert primary.wait_for_logical_lsn_after(0, 0) is False
     fill(primary, 1, 3)
@@ -102,6 +104,24 @@ def test_whoever_waits_finds_the_record_in_the_buffer(anywhere: Opener) -> None:
     fill(primary, 1, 100)
     reader.end()
     assert found == [True] * 100
+
+
+def test_whoever_waits_is_ahead_of_whoever_appended(on_disk: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8.R10: the record is in the buffer even if its appender has not come to putting it there."""
+    gate, feed = threading.Event(), backing.SpoolBacking._feed
+
+    def late(self: backing.SpoolBacking, lsn: int, payload: bytes) -> None:
+        assert gate.wait(60)
+        feed(self, lsn, payload)
+
+    monkeypatch.setattr(backing.SpoolBacking, "_feed", late)
+    primary = on_disk()
+    appender = Elsewhere(primary.append_logical_record, 1, b"one")
+    assert primary.wait_for_logical_lsn_after(0, 60)
+    assert primary.wal_buffer.read_since(0) == [(1, b"one")]
+    gate.set()
+    assert appender.end() is None
+    assert primary.wal_buffer.read_since(0) == [(1, b"one")]
 
 
 def test_appends_from_many_threads_leave_no_gap_in_the_buffer(anywhere: Opener) -> None:
