@@ -328,7 +328,7 @@ fn is_stale(chunk: &Chunk, record: &Record) -> bool {
 
 fn with_term<'py>(payload: &Bound<'py, PyBytes>, term: u64) -> PyResult<Bound<'py, PyAny>> {
     let py = payload.py();
-    let change = py.import("walspool.records")?.getattr("ChangeRecord")?.call_method1("decode", (payload,))?;
+    let change = py.import("walspool.changes")?.getattr("ChangeRecord")?.call_method1("decode", (payload,))?;
     let fields = [("term", term)].into_py_dict(py)?;
     py.import("dataclasses")?.call_method("replace", (change,), Some(&fields))?.call_method0("encode")
 }

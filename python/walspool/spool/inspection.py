@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from walspool import core
 from walspool.errors import SpoolCorrupt
@@ -14,6 +13,7 @@ from walspool.spool.files import SpoolFiles
 from walspool.spool.lock import read_lock_file
 from walspool.spool.segments import Segment, load_sidecar, open_file
 from walspool.spool.state import Mark, State, load_mark, load_state, new_spool_id
+from walspool.spool.telling import log_warning
 
 __all__ = ["MAX_BATCH_BYTES", "READER_MARK_TRIES", "Inspection", "Sealed", "identity", "inspect", "judge"]
 
@@ -23,11 +23,8 @@ MAX_BATCH_BYTES = 4 << 20
 #: How often a reader looks at a mark that it can't read before it takes it for none.
 READER_MARK_TRIES = 50
 
-log = logging.getLogger("walspool")
 
-
-@dataclass(frozen=True)
-class Sealed:
+class Sealed(NamedTuple):
     """A sealed segment as found."""
 
     segment: Segment
@@ -56,27 +53,27 @@ class Sealed:
         return f"it ends at LSN {known.highest_lsn}, and its sidecar says {self.expected_lsn}"
 
 
-@dataclass
 class Inspection:
     """Everything that an open has to know."""
 
-    files: SpoolFiles
-    state: State
-    state_is_new: bool
-    mark: Mark | None
-    sealed: list[Sealed] = field(default_factory=list)
-    #: The active segment, ``None`` where there is no such file.
-    active: Segment | None = None
-    #: Sealed segments and sidecars that a prune was about to remove.
-    leftovers: list[Path] = field(default_factory=list)
-    #: LSN ranges that sealed segments should hold and don't, not yet known as holes.
-    lost: list[tuple[int, int]] = field(default_factory=list)
-    verdict: str = "clean"
-    reason: str = ""
-    scanned_bytes: int = 0
-    #: Where the damage that gave the verdict lies.
-    path: Path | None = None
-    offset: int | None = None
+    def __init__(self, files: SpoolFiles, state: State, state_is_new: bool, mark: Mark | None) -> None:
+        self.files = files
+        self.state = state
+        self.state_is_new = state_is_new
+        self.mark = mark
+        self.sealed: list[Sealed] = []
+        #: The active segment, ``None`` where there is no such file.
+        self.active: Segment | None = None
+        #: Sealed segments and sidecars that a prune was about to remove.
+        self.leftovers: list[Path] = []
+        #: LSN ranges that sealed segments should hold and don't, not yet known as holes.
+        self.lost: list[tuple[int, int]] = []
+        self.verdict = "clean"
+        self.reason = ""
+        self.scanned_bytes = 0
+        #: Where the damage that gave the verdict lies.
+        self.path: Path | None = None
+        self.offset: int | None = None
 
     def highest_sealed(self) -> int:
         """The highest LSN in sealed segments, 0 without any."""
@@ -119,7 +116,7 @@ def identity(files: SpoolFiles, *, mark_tries: int = 1) -> tuple[State | None, M
         _, lock_id = read_lock_file(files.lock)
         if lock_id != state.spool_id:
             raise SpoolCorrupt(path=files.state, reason=f"it and {files.mark.name} are of two different spools")
-        log.warning("%s is of another spool and is taken for no mark", files.mark)
+        log_warning("%s is of another spool and is taken for no mark", files.mark)
         mark = None
     return state, mark
 

@@ -6,16 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from walspool import core
 from walspool.errors import LsnPruned
 from walspool.records import Position, check_u64
 from walspool.spool import follow as following
 from walspool.spool.files import SpoolFiles
-from walspool.spool.reports import FrameBatch, SegmentInfo, VerifyReport
 from walspool.spool.segments import Snapshot, position_of
-from walspool.spool.verify import verify
+
+if TYPE_CHECKING:
+    from walspool.spool.reports import FrameBatch, SegmentInfo, VerifyReport
 
 __all__ = ["ReadableLog"]
 
@@ -181,6 +182,8 @@ class ReadableLog(ABC):
         At least one frame when there is one; ``records`` is 0 at the end. Legacy frames come re-framed, a missing
         timestamp staying 0.
         """
+        from walspool.spool.reports import FrameBatch
+
         room = _count("max_bytes", max_bytes) or 0
         for reader in self._readers(since_lsn):
             data, records, first, last = reader.read_frames(room)
@@ -199,6 +202,8 @@ class ReadableLog(ABC):
 
     def verify(self) -> VerifyReport:
         """Read every byte of every segment and say what is wrong; changes nothing."""
+        from walspool.spool.verify import verify
+
         return verify(self._snapshot(), self._files())
 
     # -- following ----------------------------------------------------------------------------------------------

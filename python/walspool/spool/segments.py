@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from walspool import core
 from walspool.errors import SpoolClosed, SpoolCorrupt, SpoolPoisoned
@@ -18,19 +16,19 @@ from walspool.records import Position
 from walspool.spool import files as fs
 from walspool.spool.files import SpoolFiles
 from walspool.spool.interrupt import uninterrupted
-from walspool.spool.reports import SegmentInfo
 from walspool.spool.state import State, save_state
+from walspool.spool.telling import log_warning
+
+if TYPE_CHECKING:
+    from walspool.spool.reports import SegmentInfo
 
 __all__ = ["Segment", "Snapshot", "WriterSegments", "load_sidecar", "open_file", "position_of", "write_sidecar"]
-
-log = logging.getLogger("walspool")
 
 #: Fields of the state that two callers may want to raise at a time.
 _RISING = frozenset({"lsn_floor", "term", "pruned_through", "sealed_through"})
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """One file of the log, held open, with what is known of it."""
 
     path: Path
@@ -39,6 +37,8 @@ class Segment:
 
     def info(self, *, sealed: bool) -> SegmentInfo:
         """The public view of it."""
+        from walspool.spool.reports import SegmentInfo
+
         known = self.report
         return SegmentInfo(self.path, known.first_lsn, known.last_lsn, known.records, known.valid_bytes, sealed)
 
@@ -111,8 +111,7 @@ def open_file(path: Path, *, write: bool = False) -> core.File:
     return core.File(os.open(path, flags), path)
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The log at one instant: files that can be read even if a prune unlinks them, and what is pruned or lost."""
 
     sealed: tuple[Segment, ...]
@@ -196,10 +195,10 @@ def load_sidecar(files: SpoolFiles, spool_id: bytes | None, segment: Path) -> tu
     try:
         owner, prev_lsn, report, _ = core.decode_sidecar(data)
     except ValueError as error:
-        log.warning("%s can't be used and is rebuilt: %s", path, error)
+        log_warning("%s can't be used and is rebuilt: %s", path, error)
         return None
     if spool_id is not None and owner != spool_id:
-        log.warning("%s is of another spool and is rebuilt", path)
+        log_warning("%s is of another spool and is rebuilt", path)
         return None
     return report, prev_lsn
 
@@ -222,7 +221,7 @@ def write_sidecar(files: SpoolFiles, spool_id: bytes, segment: Path, prev_lsn: i
             os.close(fd)
         os.rename(temporary, path)
     except OSError as error:
-        log.warning("the sidecar %s was not written: %s", path, error)
+        log_warning("the sidecar %s was not written: %s", path, error)
         for each in (temporary, path):
             with contextlib.suppress(OSError):
                 fs.unlink(each)  # what is left of an old one does not fit
@@ -266,15 +265,15 @@ class WriterSegments:
     def snapshot(self) -> Snapshot:
         """The log as it is now, up to what is durable."""
         with self._view_lock:
-            active = replace(self._active, report=self.appender.summary())
-            return Snapshot(self._sealed, active, self._state)
+            path, file, _ = self._active
+            return Snapshot(self._sealed, Segment(path, file, self.appender.summary()), self._state)
 
     def change_state(self, **changes: Any) -> None:
         """Make changed fields of the state durable, then let readers see them. Some only ever go up."""
         with self._state_lock:
             for name in _RISING & changes.keys():
                 changes[name] = max(changes[name], getattr(self._state, name))
-            state = replace(self._state, **changes)
+            state = self._state._replace(**changes)
             if state != self._state:
                 save_state(self.files, state)
                 with self._view_lock:
@@ -356,7 +355,7 @@ class WriterSegments:
                 raise SpoolCorrupt(path=target, reason="another segment with the same first LSN is there already")
             os.rename(self._active.path, target)
             with self._view_lock:
-                self._active = replace(self._active, path=target)
+                self._active = self._active._replace(path=target)
         self._sync_directory()
         fresh = core.File(fs.create(self.files.active, exclusive=False), self.files.active)
         self._sync_directory()
