@@ -145,7 +145,7 @@ class ReadableLog(ABC):
             found += reader.read_tuples(None if limit is None else limit - len(found), reencode=True)
             if len(found) == limit:
                 break  # before the next reader is asked for: there may be a hole behind this one
-        self._read_bytes += sum(len(payload) for _, payload in found)
+        self._read_bytes += sum([len(payload) for _, payload in found])
         return found
 
     def read_entries(
@@ -162,7 +162,7 @@ class ReadableLog(ABC):
             found += reader.read_entries(None if limit is None else limit - len(found), room)
             if len(found) == limit or (room is not None and found):
                 break
-        self._read_bytes += sum(len(each.payload) for each in found)
+        self._read_bytes += sum([len(each.payload) for each in found])
         return found
 
     def entries(self, since_lsn: int = 0) -> Iterator[core.Entry]:
