@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,15 +141,17 @@ def _tail_crc(file: core.File, path: Path, size: int) -> int:
 
 def _look_at_sealed(found: Inspection, *, write: bool, thorough: bool) -> None:
     files, pruned = found.files, found.state.pruned_through
-    there = set(files.list_sealed())
-    orphans = {segment: sidecar for sidecar, segment in files.list_sidecars() if segment not in there}
+    there, orphans = files.list_segments()
     highest = 0
-    for path in sorted(there):
-        file = open_file(path, write=write)
-        size = os.fstat(file.fileno()).st_size
-        beside = load_sidecar(files, found.state.spool_id, path)
+    for path in there:
+        fd, size = fs.open_sized(path, write=write)
+        file = core.File(fd, path)
+        beside = load_sidecar(found.state.spool_id, path)
         trusted = (
-            beside is not None and beside[0].valid_bytes == size and beside[0].tail_crc == _tail_crc(file, path, size)
+            beside is not None
+            and beside[0].valid_bytes == size
+            and beside[0].tail_crc == _tail_crc(file, path, size)
+            and beside[0].highest_lsn >= highest  # look-ups rely on it
         )
         if beside is not None and trusted and not thorough:
             report = beside[0]
@@ -169,8 +170,8 @@ def _look_at_sealed(found: Inspection, *, write: bool, thorough: bool) -> None:
         found.sealed.append(each)
         if each.damaged:
             found.damage("corrupt", each.reason(), path, report.valid_bytes)
-    for path, sidecar in orphans.items():
-        beside = load_sidecar(files, found.state.spool_id, path)
+    for sidecar, path in orphans:
+        beside = load_sidecar(found.state.spool_id, path)
         if beside is not None and beside[0].highest_lsn > pruned:
             _lose(found, (beside[0].first_lsn or 0, beside[0].highest_lsn), path)
         found.leftovers.append(sidecar)

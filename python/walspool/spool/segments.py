@@ -111,9 +111,7 @@ def position_of(entry: core.Entry) -> Position:
 
 def open_file(path: Path, *, write: bool = False) -> core.File:
     """A segment's file; anything but a regular file is an error."""
-    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
-    fs.refuse_odd_file(path)
-    return core.File(os.open(path, flags), path)
+    return core.File(fs.open_sized(path, write=write)[0], path)
 
 
 class Snapshot(NamedTuple):
@@ -189,15 +187,15 @@ class Snapshot(NamedTuple):
         return found
 
 
-def load_sidecar(files: SpoolFiles, spool_id: bytes | None, segment: Path) -> tuple[core.ScanReport, int] | None:
+def load_sidecar(spool_id: bytes | None, segment: Path) -> tuple[core.ScanReport, int] | None:
     """A sealed segment's report and the LSN before it, as its sidecar has them; ``None`` where it can't be used."""
-    path = files.sidecar(segment)
+    path = f"{segment}.idx"  # as text: this is done for every segment at each open
     try:
-        fd = fs.open_regular(path)
+        fd, size = fs.open_sized(path)
     except FileNotFoundError:
         return None
     try:
-        data = fs.pread_exactly(fd, os.fstat(fd).st_size, 0, path)
+        data = fs.pread_exactly(fd, size, 0, path)
     finally:
         os.close(fd)
     try:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+
 __all__ = ["log_error", "log_warning"]
 
 
 def log_warning(words: str, *values: object) -> None:
     """Log a warning in the caller's name."""
-    import logging
-
-    logging.getLogger("walspool").warning(words, *values, stacklevel=2)
+    _log("warning", words, values)
 
 
 def log_error(words: str, *values: object) -> None:
     """Log an error in the caller's name."""
-    import logging
+    _log("error", words, values)
 
-    logging.getLogger("walspool").error(words, *values, stacklevel=2)
+
+def _log(level: str, words: str, values: tuple[object, ...]) -> None:
+    try:
+        import logging
+    except (ImportError, OSError):
+        # out of descriptors, or in another root: no reason to fail where a warning would have done
+        print(words % values, file=sys.stderr)
+        return
+    getattr(logging.getLogger("walspool"), level)(words, *values, stacklevel=3)
