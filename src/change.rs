@@ -1,6 +1,6 @@
 //! Is this payload a `ChangeRecord`, and of which term; no more.
 //!
-//! The payload is parsed as JSON in full, strictly, and nothing is kept of it but what decides. `records.py` decodes
+//! The payload is parsed as JSON in full, strictly, and nothing is kept of it but what decides. `changes.py` decodes
 //! by the same rules.
 
 use std::fmt;

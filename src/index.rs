@@ -47,9 +47,15 @@ impl Index {
 
     /// The last checkpoint at or below `since_lsn`.
     pub fn seek(&self, since_lsn: u64) -> Option<Checkpoint> {
+        self.seek_span(since_lsn).map(|(checkpoint, _)| checkpoint)
+    }
+
+    /// The last checkpoint at or below `since_lsn`, and the next one.
+    pub fn seek_span(&self, since_lsn: u64) -> Option<(Checkpoint, Option<Checkpoint>)> {
         let checkpoints = self.checkpoints.read();
         let above = checkpoints.partition_point(|checkpoint| checkpoint.lsn <= since_lsn);
-        above.checked_sub(1).map(|last| checkpoints[last])
+        let last = checkpoints[..above].last()?;
+        Some((*last, checkpoints.get(above).copied()))
     }
 
     /// A copy of all checkpoints.

@@ -11,10 +11,12 @@ use crate::change::term_of_payload;
 use crate::error::{CoreError, Result};
 use crate::file::File;
 use crate::frame::{Before, Fault, Frame, Layout, Source, TRAILER, look, plain, v1_ends_well};
+use crate::index::Checkpoint;
 use crate::scan::ScanReport;
 
-/// Bytes of the first read, so that a look at one record stays cheap.
+/// Bytes of the first read, so that a look at one record stays cheap; from a checkpoint on, as many as that takes.
 const FIRST_STEP: usize = 32 << 10;
+const SHORTEST_STEP: usize = 4 << 10;
 /// Bytes of a read once it goes on and on.
 const FULL_STEP: usize = 128 << 10;
 
@@ -75,14 +77,14 @@ pub struct Reader {
     base_lsn: u64,
     /// Where the bytes that are not decoded yet begin.
     next: u64,
-    /// Those of them that are read already.
-    ahead: Vec<u8>,
     before: Before,
     /// The last LSN read, or the one to start behind.
     last_lsn: u64,
     step: usize,
     chunk: Arc<Chunk>,
     cursor: usize,
+    /// Bytes of the chunk that are decoded; those behind are read ahead.
+    decoded: usize,
 }
 
 impl Reader {
@@ -92,9 +94,11 @@ impl Reader {
         let end = end.unwrap_or(summary.valid_bytes);
         let mut before = Before { wide: false, lsn: summary.base_lsn };
         let mut next = 0;
+        let mut step = FIRST_STEP;
         if summary.ordered {
-            if let Some(checkpoint) = summary.index.seek(since_lsn) {
+            if let Some((checkpoint, behind)) = summary.index.seek_span(since_lsn) {
                 next = checkpoint.offset;
+                step = behind.map_or(FIRST_STEP, |behind| bytes_to(since_lsn, checkpoint, behind));
                 let layout = if checkpoint.wide { Layout::Wide } else { Layout::V3 };
                 before = Before::known(layout, checkpoint.lsn);
             }
@@ -110,12 +114,12 @@ impl Reader {
             highest_lsn: summary.highest_lsn,
             base_lsn: summary.base_lsn,
             next,
-            ahead: Vec::new(),
             before,
             last_lsn: since_lsn,
-            step: FIRST_STEP,
+            step,
             chunk: Arc::default(),
             cursor: 0,
+            decoded: 0,
         }
     }
 
@@ -185,9 +189,25 @@ impl Reader {
     /// Goes back to where the reader stood.
     pub fn go_back(&mut self, place: Place) {
         Place { next: self.next, before: self.before, last_lsn: self.last_lsn } = place;
-        self.ahead.clear();
         self.chunk = Arc::default();
         self.cursor = 0;
+        self.decoded = 0;
+    }
+
+    /// A chunk of one's own that begins with what is read ahead; for one who has taken all records of the last.
+    fn next_chunk(&mut self) -> Arc<Chunk> {
+        let mut chunk = std::mem::take(&mut self.chunk);
+        let decoded = std::mem::take(&mut self.decoded);
+        self.cursor = 0;
+        // One that somebody still holds is left to them.
+        match Arc::get_mut(&mut chunk) {
+            Some(own) if own.bytes.capacity() <= 2 * FULL_STEP => {
+                own.records.clear();
+                own.bytes.drain(..decoded);
+                chunk
+            }
+            _ => Arc::new(Chunk { bytes: chunk.bytes[decoded..].to_vec(), ..Chunk::default() }),
+        }
     }
 
     /// Makes sure that there is a next record in the chunk, of at most `enough`; false at the end.
@@ -196,26 +216,17 @@ impl Reader {
             if self.next >= self.end {
                 return Ok(false);
             }
-            // A chunk that somebody still holds is left to them.
-            let mut chunk = std::mem::take(&mut self.chunk);
-            if Arc::get_mut(&mut chunk).is_none_or(|chunk| chunk.bytes.capacity() > 2 * FULL_STEP) {
-                chunk = Arc::default();
-            }
-            self.cursor = 0;
-            let chunk_mut = Arc::get_mut(&mut chunk).expect("nobody else holds it");
-            let decoded = self.decode(chunk_mut, enough);
+            let mut chunk = self.next_chunk();
+            self.decoded = self.decode(Arc::get_mut(&mut chunk).expect("nobody else holds it"), enough)?;
             self.chunk = chunk;
-            decoded?;
             self.step = (self.step * 2).min(FULL_STEP);
         }
         Ok(true)
     }
 
     /// Reads on, and decodes as many whole frames as there are in what was read, at least one, but no more than `enough`.
-    fn decode(&mut self, chunk: &mut Chunk, enough: usize) -> Result<()> {
-        chunk.records.clear();
-        chunk.bytes.clear();
-        chunk.bytes.append(&mut self.ahead);
+    /// How many bytes they have.
+    fn decode(&mut self, chunk: &mut Chunk, enough: usize) -> Result<usize> {
         chunk.offset = self.next;
         let mut want = self.step;
         let start = self.next;
@@ -238,10 +249,7 @@ impl Reader {
                 Err(Short(len)) => want = len,
             }
         }
-        let used = (self.next - start) as usize;
-        self.ahead.clear();
-        self.ahead.extend_from_slice(&chunk.bytes[used..]);
-        Ok(())
+        Ok((self.next - start) as usize)
     }
 
     /// Reads until there are `want` bytes or the end is reached. Where that is: earlier if the file has become shorter.
@@ -289,6 +297,13 @@ impl Reader {
             last_lsn: Some(self.highest_lsn),
         }
     }
+}
+
+/// About how many bytes lie from `checkpoint` to behind the record after `since_lsn`, if all up to the next are alike.
+fn bytes_to(since_lsn: u64, checkpoint: Checkpoint, next: Checkpoint) -> usize {
+    let each = (next.offset - checkpoint.offset) / (next.lsn - checkpoint.lsn) + 1;
+    let bytes = each.saturating_mul((since_lsn - checkpoint.lsn).saturating_add(2));
+    bytes.clamp(SHORTEST_STEP as u64, FIRST_STEP as u64) as usize
 }
 
 /// More bytes are needed: that many from the start of the view.

@@ -13,6 +13,7 @@ TYPE_CHECKING = False  # what typing calls so; importing that would take longer 
 if TYPE_CHECKING:
     from typing import Any
 
+    from walspool.changes import ABSENT, ChangeOperation, ChangeRecord
     from walspool.core import ArrowStream, Entry
     from walspool.errors import (
         AckBeyondWal,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
         UnknownReplica,
         WalspoolError,
     )
-    from walspool.records import ABSENT, ChangeOperation, ChangeRecord, Position
+    from walspool.records import Position
     from walspool.replication.buffer import WalBuffer
     from walspool.replication.commit import (
         CommitCounters,
@@ -153,6 +154,7 @@ _HOMES = (
     "walspool.errors",
     "walspool.core",
     "walspool.records",
+    "walspool.changes",
     "walspool.spool.reports",
     "walspool.spool.log",
     "walspool.replication.buffer",

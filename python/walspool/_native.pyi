@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, TypeAlias, final
 
 from typing_extensions import Buffer, CapsuleType
 
-from walspool.records import ChangeRecord
+from walspool.changes import ChangeRecord
 
 _Path: TypeAlias = str | os.PathLike[str]
 

@@ -25,6 +25,8 @@ fn one_record_in_64_is_a_checkpoint() {
     assert_eq!(index.seek(64).unwrap().lsn, 1);
     assert_eq!(index.seek(65).unwrap().lsn, 65);
     assert_eq!(index.seek(u64::MAX).unwrap().lsn, 193);
+    assert_eq!(index.seek_span(100).map(|(at, next)| (at.lsn, next.unwrap().lsn)), Some((65, 129)));
+    assert_eq!(index.seek_span(200).map(|(at, next)| (at.lsn, next)), Some((193, None)));
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl PyEntry {
 
     /// The payload as a `ChangeRecord`.
     fn change<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        py.import("walspool.records")?.getattr("ChangeRecord")?.call_method1("decode", (&self.payload,))
+        py.import("walspool.changes")?.getattr("ChangeRecord")?.call_method1("decode", (&self.payload,))
     }
 
     fn __richcmp__(&self, py: Python<'_>, other: &Bound<'_, PyAny>, op: CompareOp) -> PyResult<Py<PyAny>> {

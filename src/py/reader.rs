@@ -47,7 +47,10 @@ impl Shared {
 
     /// Runs a call that reads a list. When it fails it has read nothing: the reader stands where it stood.
     fn whole<T>(&self, py: Python<'_>, read: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
-        let place = self.with(py, |reader| Ok(reader.place()))?;
+        let place = match self.reader.try_lock() {
+            Some(reader) => reader.place(),
+            None => self.with(py, |reader| Ok(reader.place()))?,
+        };
         read().inspect_err(|_| {
             py.detach(|| self.reader.lock().go_back(place));
         })
@@ -123,7 +126,9 @@ impl PyReader {
             Ok(Some((chunk, run, stale)))
         };
         self.shared.whole(py, || {
-            while let Some((chunk, run, stale)) = self.shared.with(py, |reader| read(reader, left))? {
+            while left > 0
+                && let Some((chunk, run, stale)) = self.shared.with(py, |reader| read(reader, left))?
+            {
                 left -= run.len();
                 for (record, stale) in chunk.records()[run].iter().zip(stale) {
                     let payload = PyBytes::new(py, chunk.payload(record));
@@ -148,7 +153,9 @@ impl PyReader {
         let list = PyList::empty(py);
         let mut first = true;
         self.shared.whole(py, || {
-            while let Some((chunk, run)) = self.shared.with(py, |reader| reader.next_run(left, room, first))? {
+            while left > 0
+                && let Some((chunk, run)) = self.shared.with(py, |reader| reader.next_run(left, room, first))?
+            {
                 first = false;
                 left -= run.len();
                 for record in &chunk.records()[run] {
@@ -328,7 +335,7 @@ fn is_stale(chunk: &Chunk, record: &Record) -> bool {
 
 fn with_term<'py>(payload: &Bound<'py, PyBytes>, term: u64) -> PyResult<Bound<'py, PyAny>> {
     let py = payload.py();
-    let change = py.import("walspool.records")?.getattr("ChangeRecord")?.call_method1("decode", (payload,))?;
+    let change = py.import("walspool.changes")?.getattr("ChangeRecord")?.call_method1("decode", (payload,))?;
     let fields = [("term", term)].into_py_dict(py)?;
     py.import("dataclasses")?.call_method("replace", (change,), Some(&fields))?.call_method0("encode")
 }

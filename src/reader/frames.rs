@@ -1,6 +1,8 @@
 //! A range of a file → raw frames, as replication ships them.
 
-use super::Reader;
+use std::sync::Arc;
+
+use super::{Chunk, Reader};
 use crate::error::Result;
 use crate::frame::{self, Before, Frame, HEADER, TRAILER, plain, plain_header};
 
@@ -50,7 +52,8 @@ impl Reader {
             return Ok((frames, false));
         }
         let start = self.next;
-        let mut data = std::mem::take(&mut self.ahead);
+        let mut chunk = self.next_chunk();
+        let mut data = std::mem::take(&mut Arc::get_mut(&mut chunk).expect("nobody else holds it").bytes);
         self.read_to(&mut data, start, usize::try_from(max_bytes.saturating_add(HEADER as u64)).unwrap_or(usize::MAX))?;
         let (mut begin, mut end) = (0, 0);
         let mut full = false;
@@ -75,7 +78,7 @@ impl Reader {
             self.last_lsn = frame.lsn;
         }
         self.next = start + end as u64;
-        self.ahead.extend_from_slice(&data[end..]);
+        self.chunk = Arc::new(Chunk { bytes: data[end..].to_vec(), ..Chunk::default() });
         data.truncate(end);
         data.drain(..begin);
         frames.data = data;

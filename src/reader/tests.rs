@@ -161,6 +161,29 @@ fn damage_is_told_after_the_good_records_before_it() {
 }
 
 #[test]
+fn a_look_at_one_record_reads_little_more_than_the_way_to_it() {
+    let size = 300;
+    let mut bytes = Vec::new();
+    (1..=640).for_each(|lsn| frame::encode(&mut bytes, 1, lsn, 5, &vec![b'x'; size - 37]));
+    let log = log_of(&bytes);
+    for (since, records) in [(0, 109), (65, 14), (99, 37), (127, 65), (639, 109)] {
+        let mut reader = log.reader(since);
+        let (chunk, record) = next_record(&mut reader).unwrap().unwrap();
+        assert_eq!(record.frame.lsn, since + 1);
+        assert!(chunk.bytes.len() <= records * size + size, "{} bytes for {since}", chunk.bytes.len());
+        assert_eq!(log.lsns(since), (since + 1..=640).collect::<Vec<_>>());
+    }
+    // sizes that the way to the next checkpoint says nothing about, and a record that lies behind that one
+    let sizes = |lsn: u64| if lsn.is_multiple_of(64) { 9_000 } else { 10 };
+    let mut bytes = Vec::new();
+    (1..=640).for_each(|lsn| frame::encode(&mut bytes, 1, lsn * 1_000, 5, &vec![b'x'; sizes(lsn)]));
+    let log = log_of(&bytes);
+    for since in 0..=640 {
+        assert_eq!(log.lsns(since * 1_000).len() as u64, 640 - since);
+    }
+}
+
+#[test]
 fn a_frame_larger_than_a_step_is_held_whole() {
     let mut bytes = Vec::new();
     (1..=3).for_each(|lsn| frame::encode(&mut bytes, 1, lsn, 5, &vec![lsn as u8; 3 << 20]));

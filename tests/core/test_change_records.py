@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from walspool.changes import ABSENT, ChangeOperation, ChangeRecord
 from walspool.errors import RecordDecodeError
-from walspool.records import ABSENT, ChangeOperation, ChangeRecord
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"
 

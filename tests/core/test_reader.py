@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.core import kit
+from walspool.changes import ChangeRecord
 from walspool.core import pure
 from walspool.errors import SpoolCorrupt
-from walspool.records import ChangeRecord
 
 SIZE = len(kit.v3(1))
 pyarrow: Any = importlib.import_module("pyarrow")

@@ -52,6 +52,13 @@ def test_the_base_needs_nothing_but_the_standard_library(core: ModuleType, tmp_p
     assert loaded.isdisjoint({"asyncio", "ctypes", "secrets", "socket"})
 
 
+def test_an_open_loads_nothing_that_takes_long_and_is_not_used(core: ModuleType, tmp_path: Path) -> None:
+    loaded = _loads(core, "import walspool; walspool.open('app.db').close()", tmp_path)
+    assert loaded.isdisjoint({"asyncio", "ctypes", "logging", "select", "subprocess", "walspool.spool.reports"})
+    if core.name == "rust":
+        assert loaded.isdisjoint({"dataclasses", "inspect", "walspool.changes"})
+
+
 def test_a_wish_for_a_core_is_met_or_refused(core: ModuleType, tmp_path: Path) -> None:
     assert core.__name__ in _loads(core, "import walspool.core", tmp_path)
     run = subprocess.run(

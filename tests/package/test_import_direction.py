@@ -11,14 +11,19 @@ from tests.package.sources import PACKAGE, imports, modules
 #: Each room uses only rooms above it in this list, and of those only the ones named.
 DIRECTION: list[tuple[str, str]] = [
     ("errors", ""),
-    ("records", "errors"),
-    ("core.pure.change", "errors records"),
-    ("core.pure.frame", "errors records core.pure.change"),
+    ("records", ""),
+    ("changes", "errors records"),
+    ("core.pure.change", "changes errors"),
+    ("core.pure.entry", "changes"),
+    ("core.pure.frame", "errors records core.pure.change core.pure.entry"),
     ("core.pure.file", "core.pure.frame"),
     ("core.pure.frames", "errors core.pure.frame"),
     ("core.pure.index", ""),
     ("core.pure.scan", "core.pure.frame core.pure.file core.pure.index"),
-    ("core.pure.reader", "errors records core.pure.change core.pure.frame core.pure.file core.pure.index"),
+    (
+        "core.pure.reader",
+        "changes errors records core.pure.change core.pure.entry core.pure.frame core.pure.file core.pure.index",
+    ),
     ("core.pure.flush", "errors core.pure.frame core.pure.frames core.pure.file core.pure.index"),
     ("core.pure.waiters", ""),
     ("core.pure.order", "errors records core.pure.change core.pure.frame"),
@@ -29,8 +34,8 @@ DIRECTION: list[tuple[str, str]] = [
     ),
     (
         "core.pure",
-        "records core.pure.change core.pure.frame core.pure.file core.pure.index core.pure.scan core.pure.reader "
-        "core.pure.appender",
+        "core.pure.change core.pure.entry core.pure.frame core.pure.file core.pure.index core.pure.scan "
+        "core.pure.reader core.pure.appender",
     ),
     # The scan is a function there, of its module's name.
     ("core", "errors core.pure core.pure.scan"),
@@ -38,13 +43,14 @@ DIRECTION: list[tuple[str, str]] = [
     ("spool.bell", ""),
     ("spool.interrupt", ""),
     ("spool.reports", ""),
+    ("spool.telling", ""),
     ("spool.lock", "errors spool.files"),
     ("spool.state", "core errors records spool.files"),
-    ("spool.segments", "core errors records spool.files spool.interrupt spool.reports spool.state"),
-    ("spool.inspection", "core errors spool.files spool.lock spool.segments spool.state"),
+    ("spool.segments", "core errors records spool.files spool.interrupt spool.reports spool.state spool.telling"),
+    ("spool.inspection", "core errors spool.files spool.lock spool.segments spool.state spool.telling"),
     (
         "spool.recovery",
-        "core errors spool.files spool.inspection spool.lock spool.reports spool.segments spool.state",
+        "core errors spool.files spool.inspection spool.lock spool.reports spool.segments spool.state spool.telling",
     ),
     ("spool.restart", "errors records spool.files spool.lock spool.state"),
     (
@@ -56,7 +62,10 @@ DIRECTION: list[tuple[str, str]] = [
     ("spool.prune", "core records spool.files spool.reports spool.segments spool.state"),
     ("spool.flusher", "errors spool.bell"),
     ("spool.follow", "core"),
-    ("spool.tail", "core errors spool.bell spool.files spool.inspection spool.interrupt spool.segments spool.state"),
+    (
+        "spool.tail",
+        "core errors spool.bell spool.files spool.inspection spool.interrupt spool.segments spool.state spool.telling",
+    ),
     ("spool.reading", "core errors records spool.files spool.follow spool.reports spool.segments spool.verify"),
     (
         "spool.writing",
@@ -81,7 +90,7 @@ DIRECTION: list[tuple[str, str]] = [
     ("replication.backing", "errors records replication.buffer replication.resume spool.interrupt spool.log"),
     (
         "replication.committing",
-        "errors records replication.backing replication.buffer replication.commit replication.config "
+        "changes errors records replication.backing replication.buffer replication.commit replication.config "
         "replication.quorum replication.registry spool.log",
     ),
     (
@@ -97,7 +106,7 @@ DIRECTION: list[tuple[str, str]] = [
     ("replication", ""),
     (
         "",
-        "core errors records spool.log spool.reports replication.buffer replication.commit replication.config "
+        "changes core errors records spool.log spool.reports replication.buffer replication.commit replication.config "
         "replication.primary replication.quorum replication.registry replication.resume replication.retention "
         "replication.slot",
     ),

@@ -250,7 +250,7 @@ folder = sys.argv[1]
 os.chdir(folder)
 with walspool.open("warm-up.db") as log:
     log.append(1, b"x")
-    list(log)
+    list(log), log.segments, log.verify(), log.recovery
 for name in os.listdir("."):
     os.unlink(name)
 os.chmod(".", 0o555)

@@ -265,3 +265,31 @@ def test_close_within_close(core: ModuleType, tmp_path: Path) -> None:
         signal.signal(signal.SIGUSR1, before)
     assert spool.closed
     walspool.open(tmp_path / "app.db", recovery="strict").close()
+
+
+def test_a_segment_whose_sidecar_goes_back_hides_no_record(core: ModuleType, tmp_path: Path) -> None:
+    files = fill(tmp_path / "app.db", count=60, segment_bytes=1000)
+    first, second, *_ = files.list_sealed()
+    sidecar = files.sidecar(second)
+    owner, prev_lsn, _, _ = core.decode_sidecar(sidecar.read_bytes())
+    # what somebody restored: older records, with a sidecar that fits them by size and checksum
+    second.write_bytes(b"".join(core.encode_frame(lsn, b"old", timestamp_ms=1) for lsn in (1, 2)))
+    sidecar.write_bytes(core.encode_sidecar(owner, prev_lsn, core.scan(second)))
+    with walspool.open(tmp_path / "app.db", read_only=True) as spool:
+        last = spool.segments[0].last_lsn
+        assert last is not None
+        assert last > 5
+        assert spool.segments[0].path == first
+        for since in range(last):
+            assert [lsn for lsn, _ in spool.read_since(since, 1)] == [since + 1]
+
+
+def test_reads_begin_in_any_of_many_segments(core: ModuleType, tmp_path: Path) -> None:
+    fill(tmp_path / "app.db", count=41)
+    with walspool.open(tmp_path / "app.db", segment_bytes=100) as spool:
+        assert len(spool.segments) > 20
+        spool.prune_through(9)
+        for since in range(43):
+            assert [lsn for lsn, _ in spool.read_since(since)] == list(range(max(since, 9) + 1, 42))
+        spool.append_next(b"more")
+        assert spool.read_since(41) == [(42, b"more")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import contextlib
 import dataclasses
 import json
@@ -134,7 +134,7 @@ def entry_facts(entry: walspool.Entry, as_hex: bool = False) -> dict[str, Any]:
     try:
         facts["payload"] = entry.payload.decode("utf-8")
     except UnicodeDecodeError:
-        facts["payload_base64"] = base64.b64encode(entry.payload).decode("ascii")
+        facts["payload_base64"] = binascii.b2a_base64(entry.payload, newline=False).decode("ascii")
     return facts
 
 

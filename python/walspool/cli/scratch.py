@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -19,6 +18,8 @@ __all__ = ["scratch"]
 @contextlib.contextmanager
 def scratch(verb: str, within: Path | None = None, *, keep: bool = False) -> Iterator[Path]:
     """A new folder in ``within``, or where temporary files go; removed at the end, or kept and named."""
+    import tempfile  # only here: no help needs it
+
     previous = signal.signal(signal.SIGTERM, _leave)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"walspool-{verb}-", dir=within))

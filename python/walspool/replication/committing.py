@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from walspool.changes import ChangeRecord
 from walspool.errors import CommitError, LsnOrderError, SpoolClosed
-from walspool.records import ChangeRecord, check_u64
+from walspool.records import check_u64
 from walspool.replication.backing import Backing, SpoolBacking
 from walspool.replication.buffer import WalBuffer
 from walspool.replication.commit import CommitPolicy, CommitResult, CommitWaiter, Regions

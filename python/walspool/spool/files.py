@@ -20,6 +20,7 @@ __all__ = [
     "names_path",
     "no_room",
     "open_regular",
+    "open_sized",
     "opened_directory",
     "pread_exactly",
     "pwrite_all",
@@ -73,9 +74,13 @@ def names_path(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
+        _name(error, path)
         raise
+
+
+def _name(error: OSError, path: str | Path) -> None:
+    if error.filename is None:
+        error.filename = str(path)
 
 
 def no_room(error: OSError) -> bool:
@@ -124,33 +129,45 @@ class SpoolFiles:
         """Where ``restart_at`` puts a file of the old log."""
         return path.with_name(path.name + ".aside")
 
-    def _matching(self, pattern: re.Pattern[str]) -> list[tuple[re.Match[str], Path]]:
+    def _names(self) -> list[str]:
         try:
-            names = os.listdir(self.directory)
+            return sorted(os.listdir(self.directory))
         except FileNotFoundError:
             return []
-        found = [match for each in sorted(names) if (match := pattern.fullmatch(each))]
-        return [(match, self.directory / match.string) for match in found]
+
+    def _matching(self, pattern: re.Pattern[str], end: str = "") -> list[Path]:
+        """The files whose names match; of many names, those without the ``end`` are sorted out faster by it."""
+        names = [each for each in self._names() if each.endswith(end)]
+        return [self.directory / each for each in names if pattern.fullmatch(each)]
 
     def list_sealed(self) -> list[Path]:
         """The sealed segments there are, oldest first."""
-        return [path for _, path in self._matching(self._sealed_name)]
+        return self._matching(self._sealed_name)
 
-    def list_sidecars(self) -> list[tuple[Path, Path]]:
-        """Each sidecar there is, with the segment that it belongs to."""
-        return [(path, path.with_suffix("")) for _, path in self._matching(self._sidecar_name)]
+    def list_sidecars(self) -> list[Path]:
+        """The sidecars there are."""
+        return self._matching(self._sidecar_name, ".idx")
+
+    def list_segments(self) -> tuple[list[Path], list[tuple[Path, Path]]]:
+        """The sealed segments there are, oldest first, and each sidecar without its segment, beside that one's name."""
+        names = self._names()
+        sealed = [each for each in names if self._sealed_name.fullmatch(each)]
+        beside = {f"{each}.idx" for each in sealed}
+        orphans = [each for each in names if each not in beside and self._sidecar_name.fullmatch(each)]
+        pairs = [(self.directory / each, self.directory / each.removesuffix(".idx")) for each in orphans]
+        return [self.directory / each for each in sealed], pairs
 
     def list_leftovers(self) -> list[Path]:
         """Half-written replacements that a crash left; nothing relies on them."""
-        return [path for _, path in self._matching(self._leftover_name)]
+        return self._matching(self._leftover_name, ".tmp")
 
     def list_aside(self) -> list[Path]:
         """Files that ``restart_at`` set aside."""
-        return [path for _, path in self._matching(self._aside_name)]
+        return self._matching(self._aside_name, ".aside")
 
     def list_quarantined(self) -> list[Path]:
         """Saved copies of bytes that were cut."""
-        return [path for _, path in self._matching(self._quarantine_name)]
+        return self._matching(self._quarantine_name)
 
 
 def refuse_odd_file(path: Path) -> os.stat_result | None:
@@ -168,14 +185,25 @@ def refuse_odd_file(path: Path) -> os.stat_result | None:
     return status
 
 
-def open_regular(path: Path) -> int:
+def open_regular(path: str | Path) -> int:
     """Open a file for reading; anything but a regular file at that name is an error, and never waits for a writer."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    return open_sized(path)[0]
+
+
+def open_sized(path: str | Path, *, write: bool = False) -> tuple[int, int]:
+    """``open_regular``, also for writing, and the file's size."""
+    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        fd = os.open(path, flags)
+    except OSError:
+        refuse_odd_file(Path(path))
+        raise
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         os.close(fd)
-        refuse_odd_file(path)
+        refuse_odd_file(Path(path))
         raise SpoolCorrupt(path=path, reason="it is not a regular file")
-    return fd
+    return fd, status.st_size
 
 
 def sync_file(fd: int, path: Path) -> None:
@@ -238,10 +266,10 @@ def make_directories(directory: Path) -> None:
         sync_directory(each.parent)
 
 
-def pread_exactly(fd: int, length: int, offset: int, path: Path) -> bytes:
+def pread_exactly(fd: int, length: int, offset: int, path: str | Path) -> bytes:
     """Read ``length`` bytes at ``offset``; fewer only where the file ends."""
     parts: list[bytes] = []
-    with names_path(path):
+    try:
         while length > 0:
             part = os.pread(fd, min(length, CHUNK), offset)
             if not part:
@@ -249,7 +277,10 @@ def pread_exactly(fd: int, length: int, offset: int, path: Path) -> bytes:
             parts.append(part)
             offset += len(part)
             length -= len(part)
-    return b"".join(parts)
+    except OSError as error:  # here without names_path, which takes longer than the call
+        _name(error, path)
+        raise
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def pwrite_all(fd: int, data: bytes, offset: int, path: Path) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from walspool import core
 from walspool.errors import SpoolCorrupt
@@ -14,6 +12,7 @@ from walspool.spool.files import SpoolFiles
 from walspool.spool.lock import read_lock_file
 from walspool.spool.segments import Segment, load_sidecar, open_file
 from walspool.spool.state import Mark, State, load_mark, load_state, new_spool_id
+from walspool.spool.telling import log_warning
 
 __all__ = ["MAX_BATCH_BYTES", "READER_MARK_TRIES", "Inspection", "Sealed", "identity", "inspect", "judge"]
 
@@ -23,11 +22,8 @@ MAX_BATCH_BYTES = 4 << 20
 #: How often a reader looks at a mark that it can't read before it takes it for none.
 READER_MARK_TRIES = 50
 
-log = logging.getLogger("walspool")
 
-
-@dataclass(frozen=True)
-class Sealed:
+class Sealed(NamedTuple):
     """A sealed segment as found."""
 
     segment: Segment
@@ -56,27 +52,27 @@ class Sealed:
         return f"it ends at LSN {known.highest_lsn}, and its sidecar says {self.expected_lsn}"
 
 
-@dataclass
 class Inspection:
     """Everything that an open has to know."""
 
-    files: SpoolFiles
-    state: State
-    state_is_new: bool
-    mark: Mark | None
-    sealed: list[Sealed] = field(default_factory=list)
-    #: The active segment, ``None`` where there is no such file.
-    active: Segment | None = None
-    #: Sealed segments and sidecars that a prune was about to remove.
-    leftovers: list[Path] = field(default_factory=list)
-    #: LSN ranges that sealed segments should hold and don't, not yet known as holes.
-    lost: list[tuple[int, int]] = field(default_factory=list)
-    verdict: str = "clean"
-    reason: str = ""
-    scanned_bytes: int = 0
-    #: Where the damage that gave the verdict lies.
-    path: Path | None = None
-    offset: int | None = None
+    def __init__(self, files: SpoolFiles, state: State, state_is_new: bool, mark: Mark | None) -> None:
+        self.files = files
+        self.state = state
+        self.state_is_new = state_is_new
+        self.mark = mark
+        self.sealed: list[Sealed] = []
+        #: The active segment, ``None`` where there is no such file.
+        self.active: Segment | None = None
+        #: Sealed segments and sidecars that a prune was about to remove.
+        self.leftovers: list[Path] = []
+        #: LSN ranges that sealed segments should hold and don't, not yet known as holes.
+        self.lost: list[tuple[int, int]] = []
+        self.verdict = "clean"
+        self.reason = ""
+        self.scanned_bytes = 0
+        #: Where the damage that gave the verdict lies.
+        self.path: Path | None = None
+        self.offset: int | None = None
 
     def highest_sealed(self) -> int:
         """The highest LSN in sealed segments, 0 without any."""
@@ -119,7 +115,7 @@ def identity(files: SpoolFiles, *, mark_tries: int = 1) -> tuple[State | None, M
         _, lock_id = read_lock_file(files.lock)
         if lock_id != state.spool_id:
             raise SpoolCorrupt(path=files.state, reason=f"it and {files.mark.name} are of two different spools")
-        log.warning("%s is of another spool and is taken for no mark", files.mark)
+        log_warning("%s is of another spool and is taken for no mark", files.mark)
         mark = None
     return state, mark
 
@@ -145,15 +141,17 @@ def _tail_crc(file: core.File, path: Path, size: int) -> int:
 
 def _look_at_sealed(found: Inspection, *, write: bool, thorough: bool) -> None:
     files, pruned = found.files, found.state.pruned_through
-    there = set(files.list_sealed())
-    orphans = {segment: sidecar for sidecar, segment in files.list_sidecars() if segment not in there}
+    there, orphans = files.list_segments()
     highest = 0
-    for path in sorted(there):
-        file = open_file(path, write=write)
-        size = os.fstat(file.fileno()).st_size
-        beside = load_sidecar(files, found.state.spool_id, path)
+    for path in there:
+        fd, size = fs.open_sized(path, write=write)
+        file = core.File(fd, path)
+        beside = load_sidecar(found.state.spool_id, path)
         trusted = (
-            beside is not None and beside[0].valid_bytes == size and beside[0].tail_crc == _tail_crc(file, path, size)
+            beside is not None
+            and beside[0].valid_bytes == size
+            and beside[0].tail_crc == _tail_crc(file, path, size)
+            and beside[0].highest_lsn >= highest  # look-ups rely on it
         )
         if beside is not None and trusted and not thorough:
             report = beside[0]
@@ -172,8 +170,8 @@ def _look_at_sealed(found: Inspection, *, write: bool, thorough: bool) -> None:
         found.sealed.append(each)
         if each.damaged:
             found.damage("corrupt", each.reason(), path, report.valid_bytes)
-    for path, sidecar in orphans.items():
-        beside = load_sidecar(files, found.state.spool_id, path)
+    for sidecar, path in orphans:
+        beside = load_sidecar(found.state.spool_id, path)
         if beside is not None and beside[0].highest_lsn > pruned:
             _lose(found, (beside[0].first_lsn or 0, beside[0].highest_lsn), path)
         found.leftovers.append(sidecar)

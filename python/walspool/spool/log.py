@@ -8,9 +8,10 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from walspool import core
 from walspool.errors import SpoolClosed, SpoolReadOnly
@@ -20,12 +21,13 @@ from walspool.spool.bell import Bell
 from walspool.spool.files import SpoolFiles, make_directories, refuse_odd_file, spool_path
 from walspool.spool.lock import WriterLock
 from walspool.spool.recovery import recover, report_of
-from walspool.spool.repair import repair
-from walspool.spool.reports import RecoveryReport, RepairReport, SpoolStats
 from walspool.spool.restart import begin_restart, check_position, finish_restart
 from walspool.spool.segments import Snapshot, WriterSegments
-from walspool.spool.tail import MarkWatch, ReaderSegments
 from walspool.spool.writing import WritableLog
+
+if TYPE_CHECKING:
+    from walspool.spool.reports import RecoveryReport, RepairReport, SpoolStats
+    from walspool.spool.tail import ReaderSegments
 
 __all__ = ["FILL_AFTER_FLUSHES", "SEGMENT_BYTES", "LogicalWalSpool"]
 
@@ -54,7 +56,8 @@ class LogicalWalSpool(WritableLog):
         self._close_lock = threading.RLock()
         self._closing_now = False
         self._closing = Bell()
-        self._recovery: RecoveryReport
+        self._recovery: RecoveryReport | None = None
+        self._recovery_report: Callable[[], RecoveryReport]
         if read_only:
             self._open_reader(files, strict)
         else:
@@ -118,6 +121,8 @@ class LogicalWalSpool(WritableLog):
         """
         if lsn_floor is not None:
             check_u64("lsn_floor", lsn_floor)
+        from walspool.spool.repair import repair
+
         return repair(_files_of(data_path), dry_run=dry_run, lsn_floor=lsn_floor)
 
     def _open_writer(self, files: SpoolFiles, segment_bytes: int | None, strict: bool) -> None:
@@ -140,18 +145,22 @@ class LogicalWalSpool(WritableLog):
         except BaseException:
             self._lock.release()
             raise
-        self._recovery = done.report
+        self._recovery_report = done.report
         self._opened = WriterSegments(files, done.state, done.sealed, done.active, appender, segment_bytes)
 
     def _open_reader(self, files: SpoolFiles, strict: bool) -> None:
+        from walspool.spool.tail import ReaderSegments
+
         started = time.monotonic()
         reader = ReaderSegments(files, strict=strict)
         self._opened = reader
-        self._recovery = report_of(reader.found, reader.snapshot(), 0, None, started)
+        self._recovery_report = report_of(reader.found, reader.snapshot(), 0, None, started)
 
     @property
     def recovery(self) -> RecoveryReport:
         """What the open found: records, bytes, bytes cut, the verdict and its reason, where cut bytes were saved."""
+        if self._recovery is None:
+            self._recovery = self._recovery_report()
         return self._recovery
 
     # -- following and figures ----------------------------------------------------------------------------------
@@ -168,6 +177,8 @@ class LogicalWalSpool(WritableLog):
         source = self._source()
         if isinstance(source, WriterSegments):
             return source.appender.wait_lsn(since_lsn, timeout)
+        from walspool.spool.tail import MarkWatch
+
         deadline = None if timeout is None else time.monotonic() + timeout
         if self.durable_lsn > since_lsn:
             return True
@@ -184,10 +195,14 @@ class LogicalWalSpool(WritableLog):
         source = self._source()
         if isinstance(source, WriterSegments):
             return _Listener(source.appender)
+        from walspool.spool.tail import MarkWatch
+
         return MarkWatch(SpoolFiles(self._path), self._closing)
 
     def stats(self) -> SpoolStats:
         """Counters since the open."""
+        from walspool.spool.reports import SpoolStats
+
         source = self._source()
         numbers: dict[str, Any] = {}
         rotations = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import replace
 
 from walspool import core
 from walspool.records import Position
@@ -146,7 +145,7 @@ def _rewrite_active(segments: WriterSegments) -> None:
             report = core.copy_frames(now.reader(pruned), file, target, stamp_ms=stamp)
             fs.sync_file(file.fileno(), target)
         with segments.rotate_lock:
-            complete = replace(now, report=segments.appender.seal())
+            complete = now._replace(report=segments.appender.seal())
             try:
                 since = max(pruned, now.report.highest_lsn) if report is not None else pruned
                 report = core.copy_frames(complete.reader(since), file, target, stamp_ms=stamp, resume=report)

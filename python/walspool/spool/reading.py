@@ -6,16 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from walspool import core
 from walspool.errors import LsnPruned
 from walspool.records import Position, check_u64
 from walspool.spool import follow as following
 from walspool.spool.files import SpoolFiles
-from walspool.spool.reports import FrameBatch, SegmentInfo, VerifyReport
 from walspool.spool.segments import Snapshot, position_of
-from walspool.spool.verify import verify
+
+if TYPE_CHECKING:
+    from walspool.spool.reports import FrameBatch, SegmentInfo, VerifyReport
 
 __all__ = ["ReadableLog"]
 
@@ -144,7 +145,7 @@ class ReadableLog(ABC):
             found += reader.read_tuples(None if limit is None else limit - len(found), reencode=True)
             if len(found) == limit:
                 break  # before the next reader is asked for: there may be a hole behind this one
-        self._read_bytes += sum(len(payload) for _, payload in found)
+        self._read_bytes += sum([len(payload) for _, payload in found])
         return found
 
     def read_entries(
@@ -161,7 +162,7 @@ class ReadableLog(ABC):
             found += reader.read_entries(None if limit is None else limit - len(found), room)
             if len(found) == limit or (room is not None and found):
                 break
-        self._read_bytes += sum(len(each.payload) for each in found)
+        self._read_bytes += sum([len(each.payload) for each in found])
         return found
 
     def entries(self, since_lsn: int = 0) -> Iterator[core.Entry]:
@@ -181,6 +182,8 @@ class ReadableLog(ABC):
         At least one frame when there is one; ``records`` is 0 at the end. Legacy frames come re-framed, a missing
         timestamp staying 0.
         """
+        from walspool.spool.reports import FrameBatch
+
         room = _count("max_bytes", max_bytes) or 0
         for reader in self._readers(since_lsn):
             data, records, first, last = reader.read_frames(room)
@@ -199,6 +202,8 @@ class ReadableLog(ABC):
 
     def verify(self) -> VerifyReport:
         """Read every byte of every segment and say what is wrong; changes nothing."""
+        from walspool.spool.verify import verify
+
         return verify(self._snapshot(), self._files())
 
     # -- following ----------------------------------------------------------------------------------------------

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from walspool import core
 from walspool.errors import SpoolCorrupt
@@ -14,17 +14,17 @@ from walspool.spool import files as fs
 from walspool.spool.files import SpoolFiles
 from walspool.spool.inspection import Inspection, inspect
 from walspool.spool.lock import WriterLock
-from walspool.spool.reports import RecoveryReport
 from walspool.spool.segments import Segment, Snapshot, write_sidecar
 from walspool.spool.state import Mark, State, create_mark, keep_spare, save_state
+from walspool.spool.telling import log_error, log_warning
+
+if TYPE_CHECKING:
+    from walspool.spool.reports import RecoveryReport
 
 __all__ = ["Recovered", "recover", "report_of", "save_cut", "settled_state"]
 
-log = logging.getLogger("walspool")
 
-
-@dataclass(frozen=True)
-class Recovered:
+class Recovered(NamedTuple):
     """A log that is ready for a writer: every record of it is durable."""
 
     state: State
@@ -32,7 +32,7 @@ class Recovered:
     active: Segment
     mark: Mark
     mark_file: core.File
-    report: RecoveryReport
+    report: Callable[[], RecoveryReport]
 
 
 def recover(files: SpoolFiles, lock: WriterLock, *, strict: bool, thorough: bool = False) -> Recovered:
@@ -62,19 +62,26 @@ def recover(files: SpoolFiles, lock: WriterLock, *, strict: bool, thorough: bool
 
 def report_of(
     found: Inspection, snapshot: Snapshot, cut_bytes: int, quarantine: Path | None, started: float
-) -> RecoveryReport:
-    """What an open found, as users meet it."""
+) -> Callable[[], RecoveryReport]:
+    """What an open found, as users meet it; made when one asks, for its class takes as long to load as an open."""
     everything = snapshot.everything()
-    return RecoveryReport(
-        records=sum(each.report.records for each in everything) - snapshot.hidden_records(),
-        bytes=sum(each.report.valid_bytes for each in everything),
-        cut_bytes=cut_bytes,
-        verdict=found.verdict,
-        reason=found.reason,
-        quarantine=quarantine,
-        scanned_bytes=found.scanned_bytes,
-        duration_ms=(time.monotonic() - started) * 1000,
-    )
+    facts: dict[str, Any] = {
+        "records": sum(each.report.records for each in everything) - snapshot.hidden_records(),
+        "bytes": sum(each.report.valid_bytes for each in everything),
+        "cut_bytes": cut_bytes,
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "quarantine": quarantine,
+        "scanned_bytes": found.scanned_bytes,
+        "duration_ms": (time.monotonic() - started) * 1000,
+    }
+
+    def report() -> RecoveryReport:
+        from walspool.spool.reports import RecoveryReport
+
+        return RecoveryReport(**facts)
+
+    return report
 
 
 def _save_what_is_cut(found: Inspection) -> Path | None:
@@ -142,13 +149,13 @@ def settled_state(found: Inspection) -> State:
     reports = [each.segment.report for each in found.sealed]
     if found.active is not None:
         reports.append(found.active.report)
-    return replace(state, lsn_floor=floor, term=max([term, *(each.highest_term for each in reports)]))
+    return state._replace(lsn_floor=floor, term=max([term, *(each.highest_term for each in reports)]))
 
 
 def _settle_state(found: Inspection) -> State:
     """Make it durable before the cut."""
     state = settled_state(found)
-    if found.state_is_new or replace(state, term=found.state.term) != found.state:
+    if found.state_is_new or state._replace(term=found.state.term) != found.state:
         save_state(found.files, state)
     else:
         keep_spare(found.files, len(state.encode()))
@@ -171,10 +178,9 @@ def _mend_sealed(found: Inspection) -> int:
             if keep < each.size:
                 _truncate(segment, keep)
                 cut += each.size - keep
-            segment = replace(
-                segment, report=core.scan_file(segment.file, segment.path, base_lsn=segment.report.base_lsn)
-            )
-            found.sealed[position] = replace(each, segment=segment)
+            report = core.scan_file(segment.file, segment.path, base_lsn=segment.report.base_lsn)
+            segment = segment._replace(report=report)
+            found.sealed[position] = each._replace(segment=segment)
         if each.damaged or not each.has_sidecar:
             before = each.prev_lsn if each.prev_lsn is not None else highest
             write_sidecar(found.files, found.state.spool_id, segment.path, before, segment.report)
@@ -239,7 +245,7 @@ def _settle_mark(found: Inspection, state: State, active: Segment) -> Mark:
 def _tell(found: Inspection, snapshot: Snapshot) -> None:
     kept = sum(each.report.records for each in snapshot.everything())
     if found.verdict == "corrupt":
-        log.error(
+        log_error(
             "%s: corrupt: %s; %d records kept, LSNs go on above %d",
             found.path,
             found.reason,
@@ -247,9 +253,9 @@ def _tell(found: Inspection, snapshot: Snapshot) -> None:
             found.state.lsn_floor,
         )
     elif found.verdict != "clean":
-        log.warning(
+        log_warning(
             "%s: %s at offset %s: %s; %d records kept", found.path, found.verdict, found.offset, found.reason, kept
         )
     for each in snapshot.everything():
         if not each.report.ordered:
-            log.warning("%s holds LSNs out of order; it is read in file order", each.path)
+            log_warning("%s holds LSNs out of order; it is read in file order", each.path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from dataclasses import replace
 
 from walspool import core
 from walspool.errors import SpoolCorrupt
@@ -38,14 +37,15 @@ def repair(files: SpoolFiles, *, dry_run: bool, lsn_floor: int | None) -> Repair
             save_state(files, state)
             actions.append(_rebuilt_words(files, state))
         done = recover(files, lock, strict=False, thorough=True)
-        actions += _recovery_words(done.report.verdict, done.report.reason, done.report.cut_bytes, done.state.lsn_floor)
-        if done.report.quarantine is not None:
-            actions.append(f"What was cut is saved as {done.report.quarantine.name}.")
+        report = done.report()
+        actions += _recovery_words(report.verdict, report.reason, report.cut_bytes, done.state.lsn_floor)
+        if report.quarantine is not None:
+            actions.append(f"What was cut is saved as {report.quarantine.name}.")
         floor = done.state.lsn_floor
         if lsn_floor is not None:
             actions += _lower_floor(files, done, lsn_floor)
             floor = lsn_floor
-        return RepairReport(bool(actions), tuple(actions), floor, done.report)
+        return RepairReport(bool(actions), tuple(actions), floor, report)
     finally:
         lock.release()
 
@@ -69,7 +69,7 @@ def _plan(files: SpoolFiles, lsn_floor: int | None) -> RepairReport:
         _check_floor(view, lsn_floor)
         actions.append(_floor_words(floor, lsn_floor))
         floor = lsn_floor
-    return RepairReport(bool(actions), tuple(actions), floor, report_of(found, view, cut, None, started))
+    return RepairReport(bool(actions), tuple(actions), floor, report_of(found, view, cut, None, started)())
 
 
 def _view(files: SpoolFiles, found: Inspection) -> Snapshot:
@@ -175,7 +175,7 @@ def _lower_floor(files: SpoolFiles, done: Recovered, floor: int) -> list[str]:
         create_mark(files.mark, Mark.new(state.spool_id, held, done.mark.sector))
     # what lies above the floor is no longer missed
     holes = tuple((low, min(high, floor)) for low, high in state.holes if low <= floor)
-    save_state(files, replace(state, lsn_floor=floor, holes=holes, sealed_through=min(state.sealed_through, floor)))
+    save_state(files, state._replace(lsn_floor=floor, holes=holes, sealed_through=min(state.sealed_through, floor)))
     return [_floor_words(state.lsn_floor, floor)]
 
 

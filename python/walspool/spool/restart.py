@@ -55,6 +55,5 @@ def finish_restart(files: SpoolFiles, lock: WriterLock) -> None:
 
 
 def _of_the_log(files: SpoolFiles) -> list[Path]:
-    sidecars = [sidecar for sidecar, _ in files.list_sidecars()]
     rest = [each for each in (files.active, files.mark) if os.path.lexists(each)]
-    return [*files.list_sealed(), *sidecars, *rest]
+    return [*files.list_sealed(), *files.list_sidecars(), *rest]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from walspool import core
 from walspool.errors import SpoolClosed, SpoolCorrupt, SpoolPoisoned
@@ -18,19 +17,19 @@ from walspool.records import Position
 from walspool.spool import files as fs
 from walspool.spool.files import SpoolFiles
 from walspool.spool.interrupt import uninterrupted
-from walspool.spool.reports import SegmentInfo
 from walspool.spool.state import State, save_state
+from walspool.spool.telling import log_warning
+
+if TYPE_CHECKING:
+    from walspool.spool.reports import SegmentInfo
 
 __all__ = ["Segment", "Snapshot", "WriterSegments", "load_sidecar", "open_file", "position_of", "write_sidecar"]
-
-log = logging.getLogger("walspool")
 
 #: Fields of the state that two callers may want to raise at a time.
 _RISING = frozenset({"lsn_floor", "term", "pruned_through", "sealed_through"})
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """One file of the log, held open, with what is known of it."""
 
     path: Path
@@ -39,6 +38,8 @@ class Segment:
 
     def info(self, *, sealed: bool) -> SegmentInfo:
         """The public view of it."""
+        from walspool.spool.reports import SegmentInfo
+
         known = self.report
         return SegmentInfo(self.path, known.first_lsn, known.last_lsn, known.records, known.valid_bytes, sealed)
 
@@ -93,6 +94,10 @@ class Segment:
         return records, kept
 
 
+def _highest_lsn(segment: Segment) -> int:
+    return segment.report.highest_lsn
+
+
 def _frame_bytes(entry: core.Entry) -> int:
     overhead = {1: 21, 2: 29, 3: 37}[entry.version] + (8 if entry.ownership_epoch is not None else 0)
     return overhead + len(entry.payload)
@@ -106,13 +111,10 @@ def position_of(entry: core.Entry) -> Position:
 
 def open_file(path: Path, *, write: bool = False) -> core.File:
     """A segment's file; anything but a regular file is an error."""
-    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
-    fs.refuse_odd_file(path)
-    return core.File(os.open(path, flags), path)
+    return core.File(fs.open_sized(path, write=write)[0], path)
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The log at one instant: files that can be read even if a prune unlinks them, and what is pruned or lost."""
 
     sealed: tuple[Segment, ...]
@@ -125,9 +127,12 @@ class Snapshot:
 
     def readers(self, since_lsn: int) -> Iterator[core.Reader]:
         """Readers that together give all records above ``since_lsn``; a lost range on the way is an error."""
-        since = max(since_lsn, self.state.pruned_through)
-        holes = [hole for hole in self.state.holes if hole[1] > since]
-        for segment in self.everything():
+        sealed, active, state = self
+        since = max(since_lsn, state.pruned_through)
+        holes = [hole for hole in state.holes if hole[1] > since] if state.holes else None
+        # no segment's highest LSN is below that of the one before it
+        first = bisect_right(sealed, since, key=_highest_lsn) if sealed else 0
+        for segment in (*sealed[first:], active):
             known = segment.report
             if known.records == 0 or known.highest_lsn <= since:
                 continue
@@ -182,24 +187,24 @@ class Snapshot:
         return found
 
 
-def load_sidecar(files: SpoolFiles, spool_id: bytes | None, segment: Path) -> tuple[core.ScanReport, int] | None:
+def load_sidecar(spool_id: bytes | None, segment: Path) -> tuple[core.ScanReport, int] | None:
     """A sealed segment's report and the LSN before it, as its sidecar has them; ``None`` where it can't be used."""
-    path = files.sidecar(segment)
+    path = f"{segment}.idx"  # as text: this is done for every segment at each open
     try:
-        fd = fs.open_regular(path)
+        fd, size = fs.open_sized(path)
     except FileNotFoundError:
         return None
     try:
-        data = fs.pread_exactly(fd, os.fstat(fd).st_size, 0, path)
+        data = fs.pread_exactly(fd, size, 0, path)
     finally:
         os.close(fd)
     try:
         owner, prev_lsn, report, _ = core.decode_sidecar(data)
     except ValueError as error:
-        log.warning("%s can't be used and is rebuilt: %s", path, error)
+        log_warning("%s can't be used and is rebuilt: %s", path, error)
         return None
     if spool_id is not None and owner != spool_id:
-        log.warning("%s is of another spool and is rebuilt", path)
+        log_warning("%s is of another spool and is rebuilt", path)
         return None
     return report, prev_lsn
 
@@ -222,7 +227,7 @@ def write_sidecar(files: SpoolFiles, spool_id: bytes, segment: Path, prev_lsn: i
             os.close(fd)
         os.rename(temporary, path)
     except OSError as error:
-        log.warning("the sidecar %s was not written: %s", path, error)
+        log_warning("the sidecar %s was not written: %s", path, error)
         for each in (temporary, path):
             with contextlib.suppress(OSError):
                 fs.unlink(each)  # what is left of an old one does not fit
@@ -247,9 +252,9 @@ class WriterSegments:
         self.rotate_lock = threading.RLock()
         self._state_lock = threading.Lock()
         self._view_lock = threading.Lock()
-        self._state = state
-        self._sealed = sealed
-        self._active = active
+        #: The log as it was when the durable LSN was last looked at.
+        self._view = Snapshot(sealed, active, state)
+        self._view_durable_lsn: int | None = None
         self._sealing: core.ScanReport | None = None
         # behind a frame of the wide layout ours could be taken for one of those, so they go into a file of their own
         self._must_seal = active.report.records > 0 and active.report.last_wide
@@ -261,41 +266,45 @@ class WriterSegments:
     @property
     def state(self) -> State:
         """The durable state as it was last saved."""
-        return self._state
+        return self._view.state
 
     def snapshot(self) -> Snapshot:
         """The log as it is now, up to what is durable."""
         with self._view_lock:
-            active = replace(self._active, report=self.appender.summary())
-            return Snapshot(self._sealed, active, self._state)
+            durable = self.appender.durable_lsn  # before the summary, which may already know of more
+            if durable != self._view_durable_lsn:
+                sealed, (path, file, _), state = self._view
+                self._view = Snapshot(sealed, Segment(path, file, self.appender.summary()), state)
+                self._view_durable_lsn = durable
+            return self._view
 
     def change_state(self, **changes: Any) -> None:
         """Make changed fields of the state durable, then let readers see them. Some only ever go up."""
         with self._state_lock:
             for name in _RISING & changes.keys():
-                changes[name] = max(changes[name], getattr(self._state, name))
-            state = replace(self._state, **changes)
-            if state != self._state:
+                changes[name] = max(changes[name], getattr(self.state, name))
+            state = self.state._replace(**changes)
+            if state != self.state:
                 save_state(self.files, state)
                 with self._view_lock:
-                    self._state = state
+                    self._view = self._view._replace(state=state)
 
     def publish_sealed(self, sealed: tuple[Segment, ...]) -> None:
         """Let readers see another list of sealed segments; for whoever holds ``rotate_lock``."""
         with self._view_lock:
-            self._sealed = sealed
+            self._view = self._view._replace(sealed=sealed)
 
     def swap_active(self, active: Segment, sealed: tuple[Segment, ...]) -> None:
         """Go on in another active file; for whoever holds ``rotate_lock`` and has sealed the old one."""
         with self._view_lock:
             self.appender.swap(active.file, active.path, active.report)
-            self._active = active
-            self._sealed = sealed
+            self._view = self._view._replace(sealed=sealed, active=active)
+            self._view_durable_lsn = None
 
     @property
     def sealed(self) -> tuple[Segment, ...]:
         """The sealed segments, oldest first."""
-        return self._sealed
+        return self._view.sealed
 
     def close(self) -> None:
         """Close the appender; for whoever holds ``rotate_lock``. No rotation goes on afterwards."""
@@ -350,21 +359,21 @@ class WriterSegments:
         # Each step may already be done by an earlier call that failed behind it.
         assert report.first_lsn is not None
         target = self.files.sealed(report.first_lsn)
-        self.change_state(sealed_through=max(self._state.sealed_through, report.highest_lsn))
-        if self._active.path != target:
+        self.change_state(sealed_through=max(self.state.sealed_through, report.highest_lsn))
+        if self._view.active.path != target:
             if os.path.lexists(target):
                 raise SpoolCorrupt(path=target, reason="another segment with the same first LSN is there already")
-            os.rename(self._active.path, target)
+            os.rename(self._view.active.path, target)
             with self._view_lock:
-                self._active = replace(self._active, path=target)
+                self._view = self._view._replace(active=self._view.active._replace(path=target))
         self._sync_directory()
         fresh = core.File(fs.create(self.files.active, exclusive=False), self.files.active)
         self._sync_directory()
-        before = self._sealed[-1].report.highest_lsn if self._sealed else self._state.pruned_through
-        write_sidecar(self.files, self._state.spool_id, target, before, report)
+        before = self.sealed[-1].report.highest_lsn if self.sealed else self.state.pruned_through
+        write_sidecar(self.files, self.state.spool_id, target, before, report)
         empty = core.scan_file(fresh, self.files.active, base_lsn=report.highest_lsn)
-        sealed = Segment(target, self._active.file, report)
-        self.swap_active(Segment(self.files.active, fresh, empty), (*self._sealed, sealed))
+        sealed = Segment(target, self._view.active.file, report)
+        self.swap_active(Segment(self.files.active, fresh, empty), (*self.sealed, sealed))
 
     def _sync_directory(self) -> None:
         with fs.opened_directory(self.files.directory) as fd:

@@ -6,9 +6,10 @@ import json
 import os
 import re
 import struct
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from walspool import core
 from walspool.errors import SpoolCorrupt
@@ -48,8 +49,7 @@ def new_spool_id() -> bytes:
     return os.urandom(16)
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """The durable facts of a spool that its frames don't hold."""
 
     spool_id: bytes
@@ -68,7 +68,7 @@ class State:
     #: Set while ``restart_at`` is under way: the position that the log is to start behind.
     restart: Position | None = None
     #: Fields of a later release, kept as they are.
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = MappingProxyType({})
 
     def with_hole(self, first: int, last: int) -> State:
         """This state with one more lost range; new LSNs start above it."""
@@ -78,7 +78,7 @@ class State:
                 merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
             else:
                 merged.append((low, high))
-        return replace(self, holes=tuple(merged), lsn_floor=max(self.lsn_floor, last))
+        return self._replace(holes=tuple(merged), lsn_floor=max(self.lsn_floor, last))
 
     def is_lost(self, first: int, last: int) -> bool:
         """Whether the whole range is known to be lost."""
@@ -213,8 +213,7 @@ def keep_spare(files: SpoolFiles, length: int) -> None:
             raise
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """The durable mark: the highest LSN known durable when it was written."""
 
     lsn: int

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import math
 import os
 import select
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from walspool import core
@@ -22,10 +20,9 @@ from walspool.spool.inspection import READER_MARK_TRIES, Inspection, inspect
 from walspool.spool.interrupt import SIGNALS_S
 from walspool.spool.segments import Segment, Snapshot
 from walspool.spool.state import Mark, load_mark, load_state
+from walspool.spool.telling import log_warning
 
 __all__ = ["MarkWatch", "ReaderSegments"]
-
-log = logging.getLogger("walspool")
 
 #: How often a listing is repeated when files come and go under it.
 _TRIES = 100
@@ -160,7 +157,7 @@ class ReaderSegments:
             until_lsn=limit,
             resume=active.report,
         )
-        self._view = replace(self._view, active=replace(active, report=report))
+        self._view = self._view._replace(active=active._replace(report=report))
 
 
 class MarkWatch:
@@ -188,7 +185,7 @@ class MarkWatch:
             self.close()
             if not isinstance(error, OSError) or error.errno not in _USED_UP:
                 raise
-            log.warning(
+            log_warning(
                 "no inotify is left for %s, which is looked at ten times a second instead: %s", files.mark, error
             )
 

@@ -53,7 +53,7 @@ def _check_sidecar(
     path = files.sidecar(segment.path)
     if not os.path.exists(path):
         return  # it is not needed, or was pruned while this ran
-    beside = load_sidecar(files, view.state.spool_id, segment.path)
+    beside = load_sidecar(view.state.spool_id, segment.path)
     if beside is None:
         problems.append(Problem(path, None, None, None, "it can't be used; the next open for writing rebuilds it"))
     elif (beside[0].valid_bytes, beside[0].tail_crc) != (found.valid_bytes, found.tail_crc):

@@ -7,16 +7,17 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from walspool.errors import StaleTermError
 from walspool.records import check_u64, stable_bytes
 from walspool.spool.flusher import AppendItem, Flusher
 from walspool.spool.interrupt import uninterrupted
-from walspool.spool.prune import prune_through
 from walspool.spool.reading import ReadableLog
-from walspool.spool.reports import FramesAppended, PruneReport
 from walspool.spool.segments import WriterSegments
+
+if TYPE_CHECKING:
+    from walspool.spool.reports import FramesAppended, PruneReport
 
 __all__ = ["WritableLog"]
 
@@ -104,6 +105,8 @@ class WritableLog(ReadableLog):
         An incomplete frame at the end is left (``consumed``). ``FrameCorrupt``, ``LsnOrderError`` or ``StaleTermError``
         for a bad one, and nothing of the call is appended.
         """
+        from walspool.spool.reports import FramesAppended
+
         segments = self._segments("append_frames")
         data = stable_bytes(buffer)
         start = records = 0
@@ -172,6 +175,8 @@ class WritableLog(ReadableLog):
         return uninterrupted(lambda: self._prune(segments, lsn))
 
     def _prune(self, segments: WriterSegments, lsn: int) -> PruneReport:
+        from walspool.spool.prune import prune_through
+
         with self._prune_lock:
             self._segments("prune_through")  # it may have been closed meanwhile
             report = prune_through(segments, lsn)

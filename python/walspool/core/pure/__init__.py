@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from walspool.core.pure.appender import Appender
 from walspool.core.pure.change import change_term
+from walspool.core.pure.entry import Entry
 from walspool.core.pure.file import File
 from walspool.core.pure.frame import crc32, decode_frame, encode_frame
 from walspool.core.pure.index import Index, ScanReport, decode_sidecar, encode_sidecar
 from walspool.core.pure.reader import ArrowStream, Reader, copy_frames
 from walspool.core.pure.scan import build_seek_index, scan, scan_file
-from walspool.records import Entry
 
 __all__ = [
     "Appender",

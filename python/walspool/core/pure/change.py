@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from walspool.changes import decode_change
 from walspool.errors import RecordDecodeError
-from walspool.records import decode_change
 
 __all__ = ["change_term"]
 

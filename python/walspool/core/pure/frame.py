@@ -15,8 +15,9 @@ import zlib
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from walspool.core.pure.change import change_term
+from walspool.core.pure.entry import Entry
 from walspool.errors import FrameCorrupt, PayloadTooLarge
-from walspool.records import Entry, check_u64
+from walspool.records import check_u64
 
 __all__ = [
     "CRC",

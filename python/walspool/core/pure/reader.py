@@ -6,7 +6,9 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
+from walspool.changes import ChangeRecord
 from walspool.core.pure.change import change_term
+from walspool.core.pure.entry import Entry
 from walspool.core.pure.file import File, Shrunk, StrPath, Window, pwrite
 from walspool.core.pure.frame import (
     MAGIC,
@@ -23,7 +25,7 @@ from walspool.core.pure.frame import (
 )
 from walspool.core.pure.index import Prefix, ScanReport
 from walspool.errors import SpoolCorrupt
-from walspool.records import MAX_U64, ChangeRecord, Entry, check_u64
+from walspool.records import MAX_U64, check_u64
 
 __all__ = ["ArrowStream", "Reader", "copy_frames"]
 
