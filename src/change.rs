@@ -11,6 +11,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 const MAX_NESTING: u32 = 128;
 /// The term of a record that does not say its own.
 pub const DEFAULT_TERM: u64 = 1;
+/// How the key of the term is written, but for escapes.
+const KEY: &[u8] = b"\"term\"";
 /// The first number that is no unsigned 64-bit integer.
 const PAST_U64: f64 = 18_446_744_073_709_551_616.0;
 
@@ -41,6 +43,23 @@ pub fn change_term(payload: &[u8]) -> Option<ChangeTerm> {
 /// The term of a frame that has none of its own.
 pub fn term_of_payload(payload: &[u8]) -> u64 {
     change_term(payload).map_or(DEFAULT_TERM, |change| change.term)
+}
+
+/// Whether the end of `payload` alone shows that it is no `ChangeRecord` of another term than this. False shows nothing.
+///
+/// A comma before a quote stands between members, and where no bracket lies behind it but the one that ends the payload,
+/// between those of the outermost object. Without a backslash no later key is this one in other letters.
+pub fn ends_with_term(payload: &[u8], term: u64) -> bool {
+    let Some(members) = payload.strip_suffix(b"}") else { return false };
+    let Some(key) = memchr::memmem::rfind(members, KEY) else { return false };
+    let (before, rest) = (&members[..key], &members[key + KEY.len()..]);
+    let Some(rest) = rest.strip_prefix(b":").filter(|_| before.ends_with(b",")) else { return false };
+    let len = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+    let (digits, behind) = rest.split_at(len);
+    let number = str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    number == Some(term)
+        && behind.first().is_none_or(|byte| *byte == b',')
+        && !behind.iter().any(|byte| matches!(byte, b'{' | b'}' | b'[' | b']' | b'\\'))
 }
 
 /// What decides, of the object read so far. Of a repeated key the last value counts.

@@ -1,8 +1,10 @@
 //! LSN → offset, sparsely: one checkpoint for every 64th record of a segment. And what is known of a segment's valid
 //! prefix, which grows with every record that is read or written.
 
+mod run;
 mod sidecar;
 
+pub use run::Run;
 pub use sidecar::Sidecar;
 
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walspool::change::change_term;
+use walspool::change::{change_term, ends_with_term};
 use walspool::frame::{self, Layout};
 
 fuzz_target!(|data: &[u8]| {
@@ -16,7 +16,9 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(again, data[..frame.len() as usize], "a frame has one encoding");
         }
     }
-    change_term(data);
+    if let Some(change) = change_term(data) {
+        assert!(!ends_with_term(data, change.term ^ 1), "a record's end shows its own term or none");
+    }
     let mut framed = Vec::new();
     frame::encode(&mut framed, 1, 2, 3, data);
     let frame = frame::decode(&framed).expect("what was encoded is a frame");

@@ -65,7 +65,7 @@ def scan_file(
 
     ``base_lsn`` is the highest LSN before this file, ``mark`` the durable mark. With ``until_lsn`` the pass stops
     before the first frame above it, and judges nothing once it is reached. With ``resume`` it goes on where that
-    report ended.
+    report ended. A large file is scanned by two threads where there are processors for them, to the same report.
     """
 
 def scan(path: _Path) -> ScanReport:

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn term(text: &str) -> Option<(u64, bool)> {
@@ -95,4 +97,50 @@ fn nesting_ends_at_128() {
     assert_eq!(nested(128), None);
     assert_eq!(term(&"[".repeat(1 << 20)), None);
     assert_eq!(with(&format!(r#""x":{}"#, "[".repeat(1 << 20))), None);
+}
+
+#[test]
+fn the_term_is_seen_at_the_end_of_what_is_written_today() {
+    for text in [r#"{"a":{"b":[]},"term":7,"timestamp":5}"#, r#"{"a":"term","term":7}"#, r#"{"term":1,"term":7}"#] {
+        assert!(ends_with_term(text.as_bytes(), 7), "{text}");
+        assert!(!ends_with_term(text.as_bytes(), 1), "{text}");
+    }
+}
+
+#[test]
+fn a_term_that_may_not_be_the_records_own_is_not_taken_for_it() {
+    let traps = [
+        r#"{"operation":"insert","a":{"b":1,"term":7}}"#,
+        r#"{"operation":"insert","a":[{"b":1,"term":7}]}"#,
+        r#"{"operation":"insert","a":{"b":1,"term":7},"c":2}"#,
+        r#"{"operation":"insert","a":1,"term":7.0e1}"#,
+        r#"{"operation":"insert","a":1,"term":78}"#,
+        r#"{"operation":"insert","a":1,"term":7 , "term" : 8}"#,
+        r#"{"operation":"insert","a":1,"term":7,"\u0074erm":8}"#,
+        r#"{"operation":"insert","a":1,"x\"term":7}"#,
+        r#"{"operation":"insert","a":1,"term":7} "#,
+        r#"{"operation":"insert","a":"term"}"#,
+        r#"{"operation":"insert","a":1,"term":99999999999999999999}"#,
+    ];
+    for text in traps {
+        assert!(!ends_with_term(text.as_bytes(), 7), "{text}");
+    }
+}
+
+fn member() -> impl Strategy<Value = String> {
+    let key = prop::sample::select(vec![r#""term""#, r#""\u0074erm""#, r#""x\"term""#, r#""a""#, r#""operation""#]);
+    let value = prop::sample::select(vec!["7", "7.0", "78", r#""term""#, r#"{"b":1,"term":7}"#, r#""insert""#, "[]"]);
+    let space = prop::sample::select(vec!["", "", " "]);
+    (key, value, space).prop_map(|(key, value, space)| format!("{space}{key}{space}:{value}"))
+}
+
+proptest! {
+    #[test]
+    fn the_end_never_shows_another_term(members in prop::collection::vec(member(), 0..5), space in "[ ]?") {
+        let text = format!(r#"{{"operation":"insert",{}}}{space}"#, members.join(","));
+        let term = change_term(text.as_bytes()).map(|change| change.term);
+        if ends_with_term(text.as_bytes(), 7) {
+            prop_assert!(term.is_none_or(|term| term == 7), "{}", text);
+        }
+    }
 }

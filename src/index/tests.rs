@@ -101,3 +101,21 @@ fn checkpoints_past_the_summary_stay_out_of_the_sidecar() {
     let sidecar = Sidecar { spool_id: [0; 16], prev_lsn: 0, summary: early, extra: Vec::new() };
     assert_eq!(Sidecar::decode(&sidecar.encode()).unwrap().summary.index.len(), 2);
 }
+
+#[test]
+fn a_run_continues_only_what_leaves_no_doubt_about_its_frames() {
+    let before = |layout, lsn| {
+        let mut summary = Summary::new(0);
+        summary.push(&frame(lsn, layout), 1, 0);
+        summary
+    };
+    let mut run = Run::at(before(Layout::V3, 4).valid_bytes);
+    assert!(!before(Layout::V3, 1).continues(&run), "it is empty");
+    run.push(&frame(5, Layout::V3), 9);
+    assert!(before(Layout::V3, 4).continues(&run));
+    let (mut elsewhere, mut wide, mut above) = (before(Layout::V3, 4), before(Layout::V3, 4), before(Layout::V3, 4));
+    elsewhere.valid_bytes += 1;
+    wide.last_wide = true;
+    above.last_lsn = Some(5);
+    assert!(!elsewhere.continues(&run) && !wide.continues(&run) && !above.continues(&run));
+}

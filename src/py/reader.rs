@@ -14,7 +14,7 @@ use super::entry::PyEntry;
 use super::errors::to_py;
 use super::file::{PyFile, detached};
 use super::report::PyScanReport;
-use crate::change::change_term;
+use crate::change::{change_term, ends_with_term};
 use crate::copy::{CopyError, copy_frames as copy};
 use crate::error::Result;
 use crate::reader::{Chunk, Reader, Record};
@@ -330,7 +330,8 @@ fn count_arg(max_count: Option<&Bound<'_, PyAny>>) -> PyResult<usize> {
 
 /// Whether the payload is a `ChangeRecord` of another term than its frame's.
 fn is_stale(chunk: &Chunk, record: &Record) -> bool {
-    change_term(chunk.payload(record)).is_some_and(|change| change.term != record.term)
+    let payload = chunk.payload(record);
+    !ends_with_term(payload, record.term) && change_term(payload).is_some_and(|change| change.term != record.term)
 }
 
 fn with_term<'py>(payload: &Bound<'py, PyBytes>, term: u64) -> PyResult<Bound<'py, PyAny>> {

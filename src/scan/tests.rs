@@ -1,10 +1,12 @@
 use std::io::Write;
 use std::path::Path;
 
+use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::frame::encode;
+use crate::frame::tests::build;
+use crate::frame::{Frame, encode};
 use crate::reader::Reader;
 
 fn file_of(bytes: &[u8]) -> File {
@@ -199,4 +201,84 @@ fn golden(folder: &Path, expected: &Value) {
     if let Some(wanted) = wanted["layouts"].as_array() {
         assert_eq!(&layouts, wanted, "{name}");
     }
+}
+
+/// A frame that may be of any layout, out of order, without a timestamp, or hold another frame.
+fn any_frame() -> impl Strategy<Value = (Layout, u64, bool, bool)> {
+    let layout =
+        prop_oneof![12 => Just(Layout::V3), 1 => Just(Layout::Wide), 1 => Just(Layout::V2), 1 => Just(Layout::V1)];
+    let step = prop_oneof![12 => 1..4u64, 1 => Just(0), 1 => Just(u64::MAX)];
+    (layout, step, prop::bool::weighted(0.05), prop::bool::weighted(0.1))
+}
+
+fn any_file(given: &[(Layout, u64, bool, bool)]) -> Vec<u8> {
+    let (mut bytes, mut lsn) = (Vec::new(), 1);
+    for (number, (layout, step, unstamped, nested)) in (0..).zip(given) {
+        lsn = if *step == u64::MAX { 3 } else { lsn + step };
+        let payload = if *nested { frames([lsn + 1]) } else { vec![b'x'; number as usize % 50] };
+        let (term, timestamp_ms) = (number / 20, if *unstamped { 0 } else { 1000 + number });
+        let payload_len = payload.len() as u64;
+        let frame = Frame { layout: *layout, term, ownership_epoch: 9, lsn, timestamp_ms, payload_len };
+        bytes.extend(build(*layout, &frame, &payload));
+    }
+    bytes
+}
+
+fn words(report: &ScanReport) -> String {
+    format!("{report:?}")
+}
+
+proptest! {
+    #[test]
+    fn two_threads_find_what_one_finds(
+        given in prop::collection::vec(any_frame(), 0..400), damage in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        cut: Option<prop::sample::Index>, mark in prop::option::of(0..500u64), until_lsn in prop::option::of(0..500u64),
+        resumed in prop::option::of(0..500u64), part in 40..4000u64, zeros in prop::sample::select(vec![0, 0, 500]),
+    ) {
+        let mut bytes = any_file(&given);
+        for place in damage.iter().filter(|_| !given.is_empty()) {
+            let at = place.index(bytes.len());
+            bytes[at] ^= 1;
+        }
+        bytes.truncate(cut.map_or(bytes.len(), |place| place.index(bytes.len() + 1)));
+        bytes.resize(bytes.len() + zeros, 0);
+        let file = file_of(&bytes);
+        let options = || {
+            let resume = resumed.map(|lsn| scan(&bytes, Options { until_lsn: Some(lsn), ..Options::default() }));
+            Options { base_lsn: 0, mark, until_lsn, resume }
+        };
+        let one = scan_file(&file, options()).unwrap();
+        let two = scan_in_parts(&file, options(), part).unwrap();
+        prop_assert_eq!(words(&two), words(&one));
+    }
+}
+
+#[test]
+fn every_other_part_is_scanned_ahead() {
+    let bytes = frames(1..=1000);
+    let (file, end) = (file_of(&bytes), bytes.len() as u64);
+    std::thread::scope(|scope| {
+        let mut ahead = Ahead::start(scope, &file, 0, end, 5000);
+        let (mut at, mut taken) = (0, 0);
+        while at < end {
+            let run = ahead.part_at(at);
+            taken += run.as_ref().map_or(0, |run| run.end - run.start);
+            at = run.map_or(at + LEN as u64, |run| run.end);
+        }
+        assert!(taken > end / 5 * 2, "{taken} of {end} bytes");
+    });
+}
+
+#[test]
+fn a_large_file_is_scanned_as_any_other() {
+    let mut bytes = Vec::new();
+    (1..=40_000).for_each(|lsn| encode(&mut bytes, 1, lsn, 1000 + lsn, &[7; 500]));
+    assert!(bytes.len() as u64 > LARGE);
+    let place = bytes.len() - 3_000_000;
+    bytes[place] ^= 1;
+    let report = scan(&bytes, Options { mark: Some(30_000), ..Options::default() });
+    let alone =
+        super::scan(&file_of(&bytes), bytes.len() as u64, Options { mark: Some(30_000), ..Options::default() }, None);
+    assert_eq!(words(&report), words(&alone.unwrap()));
+    assert_eq!((report.stop, report.marked_bytes), (Some("crc mismatch"), 30_000 * 537));
 }

@@ -1,0 +1,74 @@
+//! Frames that follow each other somewhere in a segment, found before it is known what stands before them.
+
+use super::{Checkpoint, INTERVAL, Summary};
+use crate::frame::Frame;
+
+/// Frames of the layout that is written today, their LSNs strictly increasing.
+#[derive(Debug, Default)]
+pub struct Run {
+    /// Where the first begins.
+    pub start: u64,
+    /// Where the last ends.
+    pub end: u64,
+    /// LSN and offset of each.
+    places: Vec<(u64, u64)>,
+    highest_term: u64,
+    last_term: u64,
+    unstamped: bool,
+    tail_crc: u32,
+}
+
+impl Run {
+    /// No frame yet, at the place where the first is to begin.
+    pub fn at(start: u64) -> Self {
+        Self { start, end: start, ..Self::default() }
+    }
+
+    /// Takes in the frame at the end of the run. `tail_crc` is its last four bytes.
+    pub fn push(&mut self, frame: &Frame, tail_crc: u32) {
+        self.places.push((frame.lsn, self.end));
+        self.end += frame.len();
+        self.highest_term = self.highest_term.max(frame.term);
+        self.last_term = frame.term;
+        self.unstamped |= frame.timestamp_ms == 0;
+        self.tail_crc = tail_crc;
+    }
+
+    /// Whether it holds no frame.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Where the first frame above `lsn` begins.
+    pub fn above(&self, lsn: u64) -> Option<u64> {
+        let first = self.places.partition_point(|(each, _)| *each <= lsn);
+        self.places.get(first).map(|(_, offset)| *offset)
+    }
+}
+
+impl Summary {
+    /// Whether a scan that has come to the start of `run` would find the very frames of it.
+    pub fn continues(&self, run: &Run) -> bool {
+        let before = self.before();
+        run.start == self.valid_bytes && !before.wide && run.places.first().is_some_and(|(lsn, _)| *lsn > before.lsn)
+    }
+
+    /// Takes in all frames of a run that continues the prefix. What is in order stays so.
+    pub fn extend(&mut self, run: &Run) {
+        debug_assert!(self.continues(run), "the caller has asked");
+        let (Some((first, _)), Some((last, _))) = (run.places.first(), run.places.last()) else { return };
+        let skip = self.records.next_multiple_of(INTERVAL) - self.records;
+        for (lsn, offset) in run.places.iter().skip(skip as usize).step_by(INTERVAL as usize) {
+            self.index.push(Checkpoint { lsn: *lsn, offset: *offset, wide: false });
+        }
+        self.records += run.places.len() as u64;
+        self.valid_bytes = run.end;
+        self.first_lsn.get_or_insert(*first);
+        self.last_lsn = Some(*last);
+        self.highest_lsn = self.highest_lsn.max(*last);
+        self.highest_term = self.highest_term.max(run.highest_term);
+        self.last_term = run.last_term;
+        self.reframe |= run.unstamped;
+        self.tail_crc = run.tail_crc;
+    }
+}
