@@ -25,6 +25,7 @@ class _LoopEnd:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = weakref.ref(loop)
         self.bell = Bell()
         self.outbox = core.Outbox(self.bell)
         loop.add_reader(self.bell.wait_fd, self.resolve)
@@ -41,8 +42,8 @@ class Flusher:
     def __init__(self, path: object) -> None:
         self._path = path
         self._ends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopEnd] = weakref.WeakKeyDictionary()
-        #: The loop that came last, and its outbox: looking it up above takes as long as all the rest.
-        self._latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], core.Outbox | None] = (_no_loop, None)
+        #: The end of the loop that came last: looking it up above takes as long as all the rest.
+        self._latest: Callable[[], _LoopEnd | None] = _no_end
         self._running_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
         #: ``None`` until ``start``: while there is one, it knows by itself whether the spool was closed.
         self.inbox: core.Inbox | None = None
@@ -56,20 +57,20 @@ class Flusher:
         if inbox is None or running_loop is None:
             raise SpoolClosed(path=self._path)
         loop = running_loop()
-        latest, outbox = self._latest
-        if latest() is not loop or outbox is None:
-            outbox = self._outbox(loop)
+        end = self._latest()
+        if end is None or end.loop() is not loop:
+            end = self._end(loop)
         future = loop.create_future()
-        if not inbox.put(outbox, future, lsn, data, term, timestamp_ms):
+        if not inbox.put(end.outbox, future, lsn, data, term, timestamp_ms):
             raise SpoolClosed(path=self._path)
         return future
 
-    def _outbox(self, loop: asyncio.AbstractEventLoop) -> core.Outbox:
+    def _end(self, loop: asyncio.AbstractEventLoop) -> _LoopEnd:
         end = self._ends.get(loop)
         if end is None:
             end = self._ends[loop] = _LoopEnd(loop)
-        self._latest = weakref.ref(loop), end.outbox
-        return end.outbox
+        self._latest = weakref.ref(end)
+        return end
 
     def start(self, segments: WriterSegments) -> None:
         """Start the thread, if nobody has."""
@@ -108,7 +109,7 @@ class Flusher:
         self.inbox = None
 
 
-def _no_loop() -> None:
+def _no_end() -> None:
     return None
 
 

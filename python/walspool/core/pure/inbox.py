@@ -93,18 +93,22 @@ class Inbox:
                     return False
                 self._wake.acquire()
             self._asleep = False
-            taken = self._take()
-            if not taken:
-                continue
-            try:
-                results, done = self._appender.append_each([item for item, _, _ in taken], 0)
-            except BaseException as error:
-                _answer(taken, [error] * len(taken))
-                continue
-            _answer(taken[:done], results)
-            if done < len(taken):
-                self._waiting.extendleft(reversed(taken[done:]))
+            if not self._round():
                 return True
+
+    def _round(self) -> bool:
+        """Append what waits; false when the file is full. A method, so that nothing of it is kept while none waits."""
+        taken = self._take()
+        if not taken:
+            return True
+        try:
+            results, done = self._appender.append_each([item for item, _, _ in taken], 0)
+        except BaseException as error:
+            _answer(taken, [error] * len(taken))
+            return True
+        _answer(taken[:done], results)
+        self._waiting.extendleft(reversed(taken[done:]))
+        return done == len(taken)
 
     def _take(self) -> list[_Waiting]:
         taken = []
