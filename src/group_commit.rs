@@ -377,14 +377,27 @@ impl Pace {
         now
     }
 
-    /// The longest wait without a newcomer, and the longest in all.
+    /// The longest wait without a newcomer, and the longest in all: dozens of threads need a while to come, one by one.
     fn patience(&self) -> (Duration, Duration) {
         let step = (self.flush / 4).clamp(Duration::from_micros(50), Duration::from_micros(500));
-        (step, step * 4)
+        (step, (step * 4).max(Duration::from_millis(1)))
     }
 
     fn gathered(&mut self, came: bool) {
         self.misses = if came { 0 } else { (self.misses + 1).min(6) };
         self.pause = if came { 0 } else { (1 << self.misses) - 1 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_waits_longer_for_many_than_for_nobody() {
+        let fast = Pace { flush: Duration::from_micros(100), ..Pace::default() };
+        assert_eq!(fast.patience(), (Duration::from_micros(50), Duration::from_millis(1)));
+        let slow = Pace { flush: Duration::from_millis(10), ..Pace::default() };
+        assert_eq!(slow.patience(), (Duration::from_micros(500), Duration::from_millis(2)));
     }
 }

@@ -8,6 +8,7 @@ compile_error!("walspool runs on Linux and macOS only: it knows no other system'
 
 pub mod appender;
 pub mod arrow;
+pub mod bell;
 pub mod change;
 pub mod copy;
 pub mod error;

@@ -5,9 +5,10 @@ and may be called from any number of threads. ``walspool.core`` chooses between 
 offers the same names.
 """
 
+import asyncio
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Self, TypeAlias, final
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, final
 
 from typing_extensions import Buffer, CapsuleType
 
@@ -15,13 +16,18 @@ from walspool.changes import ChangeRecord
 
 _Path: TypeAlias = str | os.PathLike[str]
 
+class _Bell(Protocol):
+    ring_fd: int
+
 __all__ = [
     "Appender",
     "ArrowStream",
     "Entry",
     "EntryRuns",
     "File",
+    "Inbox",
     "Index",
+    "Outbox",
     "Reader",
     "ScanReport",
     "TupleRuns",
@@ -418,3 +424,36 @@ class Appender:
 
     def abandon(self) -> None:
         """Refuse every later call, and touch nothing: for the copy in a forked child."""
+
+@final
+class Outbox:
+    """Where one event loop finds the results of its appends; the descriptor ``bell.ring_fd`` tells it so."""
+
+    def __new__(cls, bell: _Bell) -> Self: ...
+    def resolve(self) -> None:
+        """Give every future its result; one that was cancelled meanwhile gets none."""
+
+@final
+class Inbox:
+    """Takes appends from any number of event loops; one thread at a time is in ``run``."""
+
+    def __new__(cls, appender: Appender) -> Self: ...
+    def put(
+        self,
+        outbox: Outbox,
+        future: asyncio.Future[int],
+        lsn: int | None,
+        data: Buffer,
+        term: int | None,
+        timestamp_ms: int | None,
+    ) -> bool:
+        """Leave an append, whose result ``future`` gets by way of ``outbox``; ``False`` after ``stop``."""
+
+    def run(self) -> bool:
+        """Append what comes, until the file is full (``True``), or ``stop`` came and nothing is left (``False``)."""
+
+    def fail(self, error: BaseException) -> None:
+        """Let all that waits fail with ``error``."""
+
+    def stop(self) -> None:
+        """Take no more."""

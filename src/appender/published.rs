@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::bell::ring;
 use crate::error::{CoreError, Result};
 use crate::index::Summary;
 
@@ -180,9 +181,7 @@ impl Published {
     fn wake(&self) {
         self.passed.notify_all();
         for fd in self.listeners.lock().iter() {
-            let one = 1_u64.to_ne_bytes();
-            // SAFETY: `one` is readable memory of that length. A full or closed eventfd is its owner's affair.
-            unsafe { libc::write(*fd, one.as_ptr().cast(), one.len()) };
+            ring(*fd);
         }
     }
 }

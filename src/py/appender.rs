@@ -1,6 +1,6 @@
 //! `Appender`: the writer of a log. Every call that waits or locks is detached from the interpreter.
 
-mod args;
+pub(super) mod args;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ type FramesAppended = (usize, Option<u64>, Option<u64>, usize, bool);
 /// Appends records and makes them durable; shared by any number of threads.
 #[pyclass(frozen, name = "Appender", module = "walspool._native")]
 pub struct PyAppender {
-    appender: Appender,
+    pub(super) appender: Appender,
     path: Mutex<Py<PyAny>>,
     mark_path: Option<Py<PyAny>>,
 }
@@ -317,7 +317,7 @@ impl PyAppender {
         py.detach(|| work(&self.appender)).map_err(|error| self.failed(py, error.into()))
     }
 
-    fn failed(&self, py: Python<'_>, failure: Failure) -> PyErr {
+    pub(super) fn failed(&self, py: Python<'_>, failure: Failure) -> PyErr {
         // The lock is only ever held to copy or replace the path.
         let path = self.path.lock().unwrap_or_else(PoisonError::into_inner).clone_ref(py);
         let path = self.mark_path.as_ref().filter(|_| failure.mark).unwrap_or(&path);
@@ -340,7 +340,7 @@ impl PyAppender {
         })
     }
 
-    fn take<'py>(
+    pub(super) fn take<'py>(
         &self,
         py: Python<'py>,
         lsn: Option<&Bound<'py, PyAny>>,

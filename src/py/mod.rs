@@ -9,6 +9,7 @@ mod entry;
 mod errors;
 mod file;
 mod functions;
+mod inbox;
 mod reader;
 mod report;
 
@@ -30,6 +31,8 @@ mod _native {
         build_seek_index, change_term, crc32, decode_frame, decode_sidecar, encode_frame, encode_sidecar, scan,
         scan_file,
     };
+    #[pymodule_export]
+    use super::inbox::{PyInbox, PyOutbox};
     #[pymodule_export]
     use super::reader::{EntryRuns, PyReader, TupleRuns, copy_frames};
     #[pymodule_export]

@@ -32,10 +32,11 @@ DIRECTION: list[tuple[str, str]] = [
         "errors records core.pure.change core.pure.frame core.pure.frames core.pure.file core.pure.index "
         "core.pure.flush core.pure.waiters core.pure.order",
     ),
+    ("core.pure.inbox", "core.pure.appender core.pure.order"),
     (
         "core.pure",
         "core.pure.change core.pure.entry core.pure.frame core.pure.file core.pure.index core.pure.scan "
-        "core.pure.reader core.pure.appender",
+        "core.pure.reader core.pure.appender core.pure.inbox",
     ),
     # The scan is a function there, of its module's name.
     ("core", "errors core.pure core.pure.scan"),
@@ -60,7 +61,7 @@ DIRECTION: list[tuple[str, str]] = [
     ),
     ("spool.verify", "core errors spool.files spool.reports spool.segments spool.state"),
     ("spool.prune", "core records spool.files spool.reports spool.segments spool.state"),
-    ("spool.flusher", "errors spool.bell"),
+    ("spool.flusher", "core errors spool.bell spool.segments"),
     ("spool.follow", "core"),
     (
         "spool.tail",

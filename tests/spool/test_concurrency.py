@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -310,6 +312,18 @@ def test_closed_loops(core: ModuleType, tmp_path: Path) -> None:
         assert kept.count(b"abandoned") == 250
         assert kept.count(b"of a thread") == 4
         assert [each for each in kept if len(each) == 1] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_loops_that_ended_keep_no_descriptor(core: ModuleType, tmp_path: Path) -> None:
+    with walspool.open(tmp_path / "app.db") as log:
+        before = len(os.listdir("/dev/fd"))
+        for _ in range(3):
+            asyncio.run(log.aappend_next(b"x"))
+        gc.collect()
+        deadline = time.monotonic() + PATIENCE_S
+        while len(os.listdir("/dev/fd")) > before:
+            assert time.monotonic() < deadline
+            log.append_next(b"y")  # the flusher's thread lets go of a bell soon after it rang
 
 
 def test_tasks_at_close(core: ModuleType, tmp_path: Path) -> None:

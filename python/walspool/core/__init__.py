@@ -15,6 +15,8 @@ name                   what it does
 ``Reader``             verified records of one file, as tuples, entries, or raw frames
 ``copy_frames``        the records of one file into another, re-framed as version 3 where they are not
 ``Appender``           the writer of the active file: order, batches, sync, mark, waiting for what is durable
+``Inbox``              appends of asyncio tasks, for a thread to make durable; each result goes to an ``Outbox``
+``Outbox``             where an event loop finds the results of its appends
 ``encode_sidecar``     the index sidecar of a sealed file, and ``decode_sidecar`` back
 ``change_term``        whether a payload is a ChangeRecord, and of which term
 =====================  ==============================================================================================
@@ -31,7 +33,9 @@ __all__ = [
     "ArrowStream",
     "Entry",
     "File",
+    "Inbox",
     "Index",
+    "Outbox",
     "Reader",
     "ScanReport",
     "build_seek_index",
@@ -53,7 +57,9 @@ if TYPE_CHECKING:
         ArrowStream,
         Entry,
         File,
+        Inbox,
         Index,
+        Outbox,
         Reader,
         ScanReport,
         build_seek_index,

@@ -1,146 +1,123 @@
-"""Appends of asyncio tasks: one thread hands over what has gathered, and wakes each event loop once a flush."""
+"""Appends of asyncio tasks: one thread makes durable what has gathered, and wakes each event loop once a flush."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from walspool import core
 from walspool.errors import SpoolClosed
 from walspool.spool.bell import Bell
+from walspool.spool.segments import WriterSegments
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["AppendItem", "Flusher"]
-
-#: LSN (``None`` for the next), payload, term, timestamp: as ``Appender.append_each`` takes them.
-AppendItem = tuple[int | None, Any, int | None, int | None]
-_Result = int | BaseException
+__all__ = ["Flusher"]
 
 
 class _LoopEnd:
-    """One event loop's end: results arrive in ``done``, and the bell tells the loop so.
+    """One event loop's end: results arrive in the outbox, and the bell tells the loop so.
 
-    The bell closes when nobody holds this end; sooner, its descriptor's number might be another file's by then.
+    The bell closes when nobody holds it; sooner, its descriptor's number might be another file's by then.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.done: deque[tuple[asyncio.Future[int], _Result]] = deque()
+        self.loop = weakref.ref(loop)
         self.bell = Bell()
+        self.outbox = core.Outbox(self.bell)
         loop.add_reader(self.bell.wait_fd, self.resolve)
 
     def resolve(self) -> None:
         """Runs in the loop: give every waiting task its result."""
         self.bell.drain()
-        while self.done:
-            future, result = self.done.popleft()
-            if future.done():
-                continue  # cancelled while the write was under way
-            if isinstance(result, int):
-                future.set_result(result)
-            else:
-                future.set_exception(result)
+        self.outbox.resolve()
 
 
 class Flusher:
-    """Takes appends from any number of event loops. ``append_each`` appends items and answers for each.
+    """Takes appends from any number of event loops. Its thread knows the segments, and not the spool."""
 
-    It is a method of the spool and held weakly: the thread must not keep alive a spool that everybody else forgot.
-    """
-
-    def __init__(self, append_each: Callable[[list[AppendItem]], list[_Result]], path: object) -> None:
-        self._append_each = weakref.WeakMethod(append_each)
+    def __init__(self, path: object) -> None:
         self._path = path
         self._ends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopEnd] = weakref.WeakKeyDictionary()
+        #: The end of the loop that came last: looking it up above takes as long as all the rest.
+        self._latest: Callable[[], _LoopEnd | None] = _no_end
         self._running_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
-        self._waiting: deque[tuple[_LoopEnd, asyncio.Future[int], AppendItem]] = deque()
-        self._wake = threading.Semaphore(0)
-        self._asleep = False
-        self._stop = False
+        #: ``None`` until ``start``: while there is one, it knows by itself whether the spool was closed.
+        self.inbox: core.Inbox | None = None
         self._thread: threading.Thread | None = None
-        self._start_lock = threading.Lock()
+        self._start_lock = threading.RLock()
+        self._stopped = False
 
-    def submit(self, item: AppendItem) -> asyncio.Future[int]:
+    def submit(self, lsn: int | None, data: Any, term: int | None, timestamp_ms: int | None) -> asyncio.Future[int]:
         """Queue one append of the running loop; the future gets its LSN or its error."""
-        if self._running_loop is None:
-            import asyncio  # only here: a program that does not use it should not pay for it at each start
+        inbox, running_loop = self.inbox, self._running_loop
+        if inbox is None or running_loop is None:
+            raise SpoolClosed(path=self._path)
+        loop = running_loop()
+        end = self._latest()
+        if end is None or end.loop() is not loop:
+            end = self._end(loop)
+        future = loop.create_future()
+        if not inbox.put(end.outbox, future, lsn, data, term, timestamp_ms):
+            raise SpoolClosed(path=self._path)
+        return future
 
-            self._running_loop = asyncio.get_running_loop
-        loop = self._running_loop()
+    def _end(self, loop: asyncio.AbstractEventLoop) -> _LoopEnd:
         end = self._ends.get(loop)
         if end is None:
             end = self._ends[loop] = _LoopEnd(loop)
-        if self._stop:
-            raise SpoolClosed(path=self._path)
-        future = loop.create_future()
-        self._waiting.append((end, future, item))
-        if self._thread is None:
-            self._start()
-        if self._asleep:
-            self._asleep = False
-            self._wake.release()
-        if self._stop:
-            self._flush()  # ``close`` came in between, and has nobody left to take this
-        return future
+        self._latest = weakref.ref(end)
+        return end
 
-    def _start(self) -> None:
+    def start(self, segments: WriterSegments) -> None:
+        """Start the thread, if nobody has."""
         with self._start_lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="walspool-flusher", daemon=True)
-                self._thread.start()
+            if self.inbox is None:
+                import asyncio  # only here: a program that does not use it should not pay for it at each start
 
-    def _run(self) -> None:
-        while True:
-            self._asleep = True
-            if not self._waiting:
-                if self._stop:
-                    return
-                self._wake.acquire()
-            self._asleep = False
-            self._flush()
-
-    def _flush(self) -> None:
-        taken = []
-        with contextlib.suppress(IndexError):
-            while True:
-                taken.append(self._waiting.popleft())
-        if not taken:
-            return
-        results: list[_Result]
-        try:
-            results = self._answers([item for _, _, item in taken])
-        except BaseException as error:  # every waiting task must hear of it, whatever it is
-            results = [error] * len(taken)
-        ends = set()
-        for (end, future, _), result in zip(taken, results, strict=True):
-            end.done.append((future, result))
-            ends.add(end)
-        for end in ends:
-            end.bell.ring()
-
-    def _answers(self, items: list[AppendItem]) -> list[_Result]:
-        append_each = self._append_each()
-        if append_each is None:
-            raise SpoolClosed(path=self._path)
-        return append_each(items)
+                self._running_loop = asyncio.get_running_loop
+                inbox = core.Inbox(segments.appender)
+                self._thread = threading.Thread(
+                    target=_run, args=(inbox, segments), name="walspool-flusher", daemon=True
+                )
+                try:
+                    self._thread.start()
+                except BaseException:  # Ctrl-C may come when it runs already
+                    inbox.stop()
+                    raise
+                self.inbox = inbox
+                if self._stopped:
+                    inbox.stop()  # ``close`` came in between
 
     def close(self) -> None:
         """Finish what was handed over, then end the thread."""
-        self._stop = True
-        self._wake.release()
-        if self._thread is not None:
+        self.forget()
+        if self.inbox is not None and self._thread is not None:
             self._thread.join()
-        self._flush()
 
     def forget(self) -> None:
         """End the thread of a spool that was never closed, without waiting for it."""
-        self._stop = True
-        self._wake.release()
+        self._stopped = True
+        if self.inbox is not None:
+            self.inbox.stop()
 
     def abandon(self) -> None:
-        """In a forked child the thread does not exist: refuse, touch nothing."""
-        self._stop = True
+        """In a forked child the thread does not exist, and the inbox's lock may be held for ever: let go of both."""
+        self.inbox = None
+
+
+def _no_end() -> None:
+    return None
+
+
+def _run(inbox: core.Inbox, segments: WriterSegments) -> None:
+    while True:
+        try:
+            if not inbox.run():
+                return
+            segments.rotate()
+        except BaseException as error:  # every waiting task must hear of it, whatever it is
+            inbox.fail(error)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from walspool.errors import StaleTermError
 from walspool.records import check_u64, stable_bytes
-from walspool.spool.flusher import AppendItem, Flusher
+from walspool.spool.flusher import Flusher
 from walspool.spool.interrupt import uninterrupted
 from walspool.spool.reading import ReadableLog
 from walspool.spool.segments import WriterSegments
@@ -29,7 +29,7 @@ class WritableLog(ReadableLog):
         super().__init__(path)
         self._prune_lock = threading.Lock()
         self._prunes = 0
-        self._flusher = Flusher(self._append_each, path)
+        self._flusher = Flusher(path)
 
     @abstractmethod
     def _segments(self, call: str) -> WriterSegments:
@@ -128,27 +128,16 @@ class WritableLog(ReadableLog):
 
         Cancelling the await does not cancel the write.
         """
-        self._segments("aappend")
+        if self._flusher.inbox is None:
+            self._flusher.start(self._segments("aappend"))
         check_u64("lsn", lsn)
-        await self._flusher.submit((lsn, data, term, timestamp_ms))
+        await self._flusher.submit(lsn, data, term, timestamp_ms)
 
     async def aappend_next(self, data: Any, *, term: int | None = None, timestamp_ms: int | None = None) -> int:
         """``append_next`` for asyncio."""
-        self._segments("aappend_next")
-        return await self._flusher.submit((None, data, term, timestamp_ms))
-
-    def _append_each(self, items: list[AppendItem]) -> list[int | BaseException]:
-        segments = self._segments("aappend")
-        results: list[int | BaseException] = []
-        while len(results) < len(items):
-            some, _ = segments.appender.append_each(items, len(results))
-            results += some
-            if len(results) < len(items):
-                try:
-                    segments.rotate()
-                except Exception as error:  # the results so far stand, the rest fails with it
-                    results += [error] * (len(items) - len(results))
-        return results
+        if self._flusher.inbox is None:
+            self._flusher.start(self._segments("aappend_next"))
+        return await self._flusher.submit(None, data, term, timestamp_ms)
 
     def begin_term(self, term: int) -> None:
         """Go on in ``term``, which is durable on return: records without a term carry it, lower terms are refused.

@@ -5,9 +5,10 @@ use std::time::SystemTime;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
-use crate::appender::{MARK_BYTES, Mark};
+use crate::appender::{MARK_BYTES, Mark, Record};
 use crate::py::convert::Data;
 use crate::py::file::PyFile;
 
@@ -51,6 +52,40 @@ impl<'py> Payload<'py> {
             Self::Bytes(bytes) => bytes.as_bytes(),
             Self::Copy(bytes) => bytes,
         }
+    }
+}
+
+/// The arguments of one append, kept while no interpreter is at hand.
+pub struct Kept {
+    lsn: Option<u64>,
+    payload: KeptPayload,
+    term: Option<u64>,
+    timestamp_ms: u64,
+}
+
+enum KeptPayload {
+    Bytes(PyBackedBytes),
+    Copy(Vec<u8>),
+}
+
+impl From<Taken<'_>> for Kept {
+    fn from(taken: Taken<'_>) -> Self {
+        let payload = match taken.payload {
+            Payload::Bytes(bytes) => KeptPayload::Bytes(bytes.into()),
+            Payload::Copy(bytes) => KeptPayload::Copy(bytes),
+        };
+        Self { lsn: taken.lsn, payload, term: taken.term, timestamp_ms: taken.timestamp_ms }
+    }
+}
+
+impl Kept {
+    /// What is to be appended.
+    pub fn record(&self) -> Record<'_> {
+        let bytes = match &self.payload {
+            KeptPayload::Bytes(bytes) => bytes,
+            KeptPayload::Copy(bytes) => bytes.as_slice(),
+        };
+        Record::new(self.lsn, self.term, self.timestamp_ms, bytes)
     }
 }
 

@@ -7,6 +7,7 @@ from walspool.core.pure.change import change_term
 from walspool.core.pure.entry import Entry
 from walspool.core.pure.file import File
 from walspool.core.pure.frame import crc32, decode_frame, encode_frame
+from walspool.core.pure.inbox import Inbox, Outbox
 from walspool.core.pure.index import Index, ScanReport, decode_sidecar, encode_sidecar
 from walspool.core.pure.reader import ArrowStream, Reader, copy_frames
 from walspool.core.pure.scan import build_seek_index, scan, scan_file
@@ -16,7 +17,9 @@ __all__ = [
     "ArrowStream",
     "Entry",
     "File",
+    "Inbox",
     "Index",
+    "Outbox",
     "Reader",
     "ScanReport",
     "build_seek_index",
