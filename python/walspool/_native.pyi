@@ -447,7 +447,13 @@ class Inbox:
         term: int | None,
         timestamp_ms: int | None,
     ) -> bool:
-        """Leave an append, whose result ``future`` gets by way of ``outbox``; ``False`` after ``stop``."""
+        """Leave an append, whose result ``future`` gets by way of ``outbox``; ``False`` after ``stop``.
+
+        To be flushed, it waits for company or for ``release``.
+        """
+
+    def release(self) -> None:
+        """Have all flushed that waits: a loop has run every task that could add to it."""
 
     def run(self) -> bool:
         """Append what comes, until the file is full (``True``), or ``stop`` came and nothing is left (``False``)."""

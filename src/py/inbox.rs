@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use pyo3::intern;
@@ -82,10 +83,23 @@ enum End {
     Stopped,
 }
 
+/// So many are flushed although more may come: the loop runs its other tasks meanwhile.
+const ENOUGH: usize = 32;
+/// How long fewer wait for a loop that has ended, and so never says that they are all.
+const PATIENCE: Duration = Duration::from_millis(5);
+
 #[derive(Default)]
 struct Waiting {
     items: VecDeque<Item>,
+    /// Those are all for now.
+    released: bool,
     stopped: bool,
+}
+
+impl Waiting {
+    fn due(&self) -> bool {
+        self.released || self.stopped || self.items.len() >= ENOUGH
+    }
 }
 
 /// Appends that wait for the next flush.
@@ -103,7 +117,8 @@ impl PyInbox {
         Self { appender, waiting: Mutex::default(), came: Condvar::new() }
     }
 
-    /// Leaves an append, whose result `future` gets by way of `outbox`; false after `stop`.
+    /// Leaves an append, whose result `future` gets by way of `outbox`; false after `stop`. To be flushed, it waits for
+    /// company or for `release`.
     #[allow(clippy::too_many_arguments, reason = "the append's own arguments are four of them")]
     fn put(
         &self,
@@ -122,12 +137,25 @@ impl PyInbox {
             return Ok(false);
         }
         waiting.items.push_back(item);
-        let first = waiting.items.len() == 1;
+        let enough = waiting.items.len() == ENOUGH;
+        // The first starts the patience of whoever waits.
+        let news = enough || waiting.items.len() == 1;
         drop(waiting);
-        if first {
+        if news {
             self.came.notify_one();
         }
         Ok(true)
+    }
+
+    /// Has all flushed that waits: a loop has run every task that could add to it.
+    fn release(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.released = !waiting.items.is_empty();
+        let news = waiting.released && waiting.items.len() < ENOUGH;
+        drop(waiting);
+        if news {
+            self.came.notify_one();
+        }
     }
 
     /// Appends what comes, until the file is full (true), or `stop` was called and nothing is left (false).
@@ -176,13 +204,17 @@ impl PyInbox {
     /// All that waits, once there is something; `None` if nothing is to come any more.
     fn take(&self) -> Option<VecDeque<Item>> {
         let mut waiting = self.waiting.lock();
-        while waiting.items.is_empty() {
-            if waiting.stopped {
-                return None;
+        loop {
+            if waiting.items.is_empty() {
+                if waiting.stopped {
+                    return None;
+                }
+                self.came.wait(&mut waiting);
+            } else if waiting.due() || self.came.wait_for(&mut waiting, PATIENCE).timed_out() {
+                waiting.released = false;
+                return Some(std::mem::take(&mut waiting.items));
             }
-            self.came.wait(&mut waiting);
         }
-        Some(std::mem::take(&mut waiting.items))
     }
 
     fn round(&self, appender: &Appender, mut taken: VecDeque<Item>) -> Round {

@@ -28,7 +28,18 @@ class _LoopEnd:
         self.loop = weakref.ref(loop)
         self.bell = Bell()
         self.outbox = core.Outbox(self.bell)
+        self._releasing = False
         loop.add_reader(self.bell.wait_fd, self.resolve)
+
+    def release_soon(self, loop: asyncio.AbstractEventLoop, inbox: core.Inbox) -> None:
+        """Have ``inbox`` flushed once the tasks that can run now have run."""
+        if not self._releasing:
+            self._releasing = True
+            loop.call_soon(self._release, inbox)
+
+    def _release(self, inbox: core.Inbox) -> None:
+        self._releasing = False
+        inbox.release()
 
     def resolve(self) -> None:
         """Runs in the loop: give every waiting task its result."""
@@ -63,6 +74,7 @@ class Flusher:
         future = loop.create_future()
         if not inbox.put(end.outbox, future, lsn, data, term, timestamp_ms):
             raise SpoolClosed(path=self._path)
+        end.release_soon(loop, inbox)
         return future
 
     def _end(self, loop: asyncio.AbstractEventLoop) -> _LoopEnd:

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from walspool.core.pure.appender import Appender, Item
 from walspool.core.pure.order import checked
@@ -52,6 +52,11 @@ class Outbox:
 
 _Waiting = tuple[Item, _Future, Outbox]
 
+#: So many are flushed although more may come: the loop runs its other tasks meanwhile.
+_ENOUGH: Final = 32
+#: How long fewer wait for a loop that has ended, and so never says that they are all.
+_PATIENCE_S: Final = 0.005
+
 
 class Inbox:
     """Takes appends from any number of event loops; one thread at a time is in ``run``.
@@ -63,19 +68,21 @@ class Inbox:
         self._appender = appender
         self._waiting: deque[_Waiting] = deque()
         self._wake = threading.Semaphore(0)
-        self._asleep = False
+        self._released = False
         self._stopped = False
 
     def put(
         self, outbox: Outbox, future: _Future, lsn: int | None, data: Any, term: int | None, timestamp_ms: int | None
     ) -> bool:
-        """Leave an append, whose result ``future`` gets by way of ``outbox``; false after ``stop``."""
+        """Leave an append, whose result ``future`` gets by way of ``outbox``; false after ``stop``.
+
+        To be flushed, it waits for company or for ``release``.
+        """
         waiting = checked((lsn, data, term, timestamp_ms)), future, outbox
         if self._stopped:
             return False
         self._waiting.append(waiting)
-        if self._asleep:
-            self._asleep = False
+        if len(self._waiting) in (1, _ENOUGH):  # the first starts the patience of whoever waits
             self._wake.release()
         if self._stopped:
             # ``run`` may have come to its end in between; what it has taken it answers
@@ -87,14 +94,23 @@ class Inbox:
     def run(self) -> bool:
         """Append what comes, until the file is full (true), or ``stop`` was called and nothing is left (false)."""
         while True:
-            self._asleep = True
             if not self._waiting:
                 if self._stopped:
                     return False
                 self._wake.acquire()
-            self._asleep = False
-            if not self._round():
-                return True
+            elif self._due() or not self._wake.acquire(timeout=_PATIENCE_S):
+                self._released = False
+                if not self._round():
+                    return True
+
+    def _due(self) -> bool:
+        return self._released or self._stopped or len(self._waiting) >= _ENOUGH
+
+    def release(self) -> None:
+        """Have all flushed that waits: a loop has run every task that could add to it."""
+        if self._waiting:
+            self._released = True
+            self._wake.release()
 
     def _round(self) -> bool:
         """Append what waits; false when the file is full. A method, so that nothing of it is kept while none waits."""
