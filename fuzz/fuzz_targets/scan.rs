@@ -9,7 +9,7 @@ use walspool::copy::copy_frames;
 use walspool::file::File;
 use walspool::frame::crc32;
 use walspool::reader::Reader;
-use walspool::scan::{Options, ScanReport, scan_file};
+use walspool::scan::{Options, ScanReport, scan_file, scan_in_parts};
 
 fn memory(bytes: &[u8]) -> Arc<File> {
     // SAFETY: the name is a string, and the descriptor is new and nobody else's.
@@ -89,6 +89,8 @@ fuzz_target!(|data: &[u8]| {
     let mark = (mark > 0).then_some(u64::from(mark));
     let whole = scan_file(&file, Options { mark, ..Options::default() }).expect("memory can be read");
     check(&file, &whole);
+    let two = scan_in_parts(&file, Options { mark, ..Options::default() }, 100).expect("memory can be read");
+    assert_eq!(format!("{two:?}"), format!("{whole:?}"), "two threads find what one finds");
     let part = Options { until_lsn: Some(u64::from(until)), ..Options::default() };
     let part = scan_file(&file, part).expect("memory can be read");
     let rest = Options { mark, resume: Some(part), ..Options::default() };
