@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from walspool.core.pure.frame import MAGIC
@@ -48,13 +48,20 @@ class File:
                 close(self._fd)
 
 
-@contextlib.contextmanager
-def named(path: StrPath) -> Iterator[None]:
-    """Give an ``OSError`` from a descriptor the name of its file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno or errno.EIO), path) from error
+class named:
+    """Give an ``OSError`` from a descriptor the name of its file. ``contextlib`` would take longer than the call."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: StrPath) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise OSError(error.errno, os.strerror(error.errno or errno.EIO), self._path) from error
 
 
 def pread(fd: int, path: StrPath, offset: int, length: int) -> bytes:

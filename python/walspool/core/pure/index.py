@@ -7,6 +7,7 @@ import zlib
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 __all__ = ["INTERVAL", "Index", "Prefix", "ScanReport", "decode_sidecar", "encode_sidecar"]
@@ -108,6 +109,9 @@ _FACTS: Final = (
 )
 
 
+_facts = attrgetter(*_FACTS)
+
+
 class Prefix:
     """The valid prefix of a file while it grows, frame by frame."""
 
@@ -135,8 +139,8 @@ class Prefix:
     def of(cls, known: Any) -> Prefix:
         """A prefix to go on from: that of a report, or a copy of another prefix. The index is shared."""
         prefix = cls.__new__(cls)
-        for fact in _FACTS:
-            setattr(prefix, fact, getattr(known, fact))
+        for fact, value in zip(_FACTS, _facts(known), strict=True):
+            setattr(prefix, fact, value)
         prefix.fresh = []
         return prefix
 
