@@ -98,12 +98,14 @@ def _read(log: Spool, done: threading.Event) -> None:
 
 
 def _prune(log: Spool, progress: list[int], done: threading.Event) -> None:
-    """Remove what the follower has seen, but for the last hundred records."""
-    while not done.is_set():
+    """Remove what the follower has seen, but for the last hundred records; once more at the end."""
+    ending = False
+    while not ending:
+        ending = done.is_set()
         through = min(progress[0], log.current_lsn) - KEPT
         if through > 0:
             log.prune_through(through)
-        log.wait_for_lsn_after(log.current_lsn, 0.05)
+        log.wait_for_lsn_after(log.current_lsn, 0.0 if ending else 0.05)
 
 
 FOLLOWER = """
@@ -135,13 +137,13 @@ def test_everybody_at_once(core: ModuleType, tmp_path: Path) -> None:
     given: list[dict[int, bytes]] = [{} for _ in range(THREADS)]
     progress, done = [0], threading.Event()
     end: list[str] = []
-    writers, others, calls = _Crew(), _Crew(), APPENDS[core.name]
+    writers, others, watch, calls = _Crew(), _Crew(), _Crew(), APPENDS[core.name]
     with (
         walspool.open(tmp_path / "app.db", segment_bytes=10_000) as log,
         Program(core.name, FOLLOWER, tmp_path / "app.db", cwd=Path(__file__).parents[2]) as follower,
     ):
         assert follower.line() == "0"
-        others.start(_watch, follower, progress, end)
+        watch.start(_watch, follower, progress, end)
         for _ in range(3):
             others.start(_read, log, done)
         others.start(_prune, log, progress, done)
@@ -149,6 +151,7 @@ def test_everybody_at_once(core: ModuleType, tmp_path: Path) -> None:
             writers.start(_append, log, thread, calls, mine)
         writers.join()
         last = log.append_next(b"end")
+        watch.join()
         assert follower.process.wait(PATIENCE_S) == 0
         done.set()
         others.join()
