@@ -288,7 +288,17 @@ impl Appender {
         trimmed
     }
 
-    /// Whether `close` or `abandon` was called.
+    /// Lets go of the file as it is, once what is in flight has ended: nothing is written afterwards. For a writer that
+    /// nobody closed; another may then have the file.
+    pub fn forget(&self) {
+        if self.alive().is_ok() {
+            self.commit.exclusive(|queue| queue.closed = true, Writer::forget);
+            self.published.close();
+            self.filler.end();
+        }
+    }
+
+    /// Whether `close`, `forget` or `abandon` was called.
     pub fn closed(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed) || self.published.closed()
     }

@@ -422,6 +422,9 @@ class Appender:
     def close(self) -> None:
         """Wait for what is in flight, trim the file, let go of it. May be called twice."""
 
+    def forget(self) -> None:
+        """Let go of the file as it is, once what is in flight has ended: nothing is written afterwards."""
+
     def abandon(self) -> None:
         """Refuse every later call, and touch nothing: for the copy in a forked child."""
 

@@ -143,8 +143,9 @@ impl Writer {
         Self { target, mark, published, options, flushes: 0, burst: 0, filler, poisoned: None }
     }
 
-    /// Cuts the file to its durable end, for good. No flush may be under way.
+    /// Cuts the file to its durable end, for good: no zeros come behind it any more. No flush may be under way.
     pub fn seal(&mut self) -> Result<()> {
+        self.burst = 0;
         self.with_target(|writer, target| {
             let size = writer.look(target)?;
             writer.trim(target, size)
@@ -170,6 +171,12 @@ impl Writer {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Lets go of everything as it is.
+    pub fn forget(&mut self) {
+        self.mark = None;
+        self.target = None;
     }
 
     /// Runs `work` on the file, unless there is none any more or it is not to be touched.
@@ -289,6 +296,10 @@ impl Writer {
     /// While nothing is appended: a step towards as many zeros ahead as the last large batches took. False: no more
     /// is to be done.
     pub fn fill_for_large(&mut self) -> Result<bool> {
+        // A sealed file is another's: it may be renamed or removed.
+        if self.burst == 0 {
+            return Ok(false);
+        }
         self.with_target(|writer, target| {
             let size = writer.look(target)?;
             let filled = writer.fill_ahead(target, size, target.summary.valid_bytes + writer.burst);

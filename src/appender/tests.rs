@@ -242,6 +242,29 @@ fn zeros_ahead_that_can_not_be_synced_are_the_end() {
 }
 
 #[test]
+fn no_zeros_come_behind_a_seal_or_a_writer_that_is_forgotten() {
+    for forget in [false, true] {
+        let log = Log::new(Options { segment_bytes: None, fill_after: 0 });
+        let commit = Arc::clone(&log.appender.commit);
+        log.appender.append_one(&next(&vec![1; 300 << 10])).unwrap();
+        if forget {
+            log.appender.forget();
+            assert_eq!(log.appender.append_one(&next(b"")).unwrap_err().error, CoreError::Closed);
+        } else {
+            log.appender.seal().unwrap();
+        }
+        let size = log.size();
+        let filled = commit.when_idle(|writer| {
+            std::fs::remove_file(&log.path).unwrap();
+            writer.fill_for_large()
+        });
+        assert!(matches!(filled, Some(Ok(false) | Err(CoreError::Closed))), "{filled:?}");
+        assert_eq!(log.appender.published.poisoned(), None);
+        assert!(forget || size == OVERHEAD + (300 << 10));
+    }
+}
+
+#[test]
 fn threads_append_while_zeros_are_written() {
     let log = Log::new(Options { segment_bytes: None, fill_after: 0 });
     std::thread::scope(|scope| {

@@ -298,6 +298,11 @@ impl PyAppender {
         self.detached(py, Appender::close)
     }
 
+    /// Lets go of the file as it is, once what is in flight has ended: nothing is written afterwards.
+    fn forget(&self, py: Python<'_>) {
+        py.detach(|| self.appender.forget());
+    }
+
     /// For a forked child: from now on every call is refused; no lock is taken, nothing is written.
     fn abandon(&self) {
         self.appender.abandon();

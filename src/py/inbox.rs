@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 
@@ -20,7 +21,7 @@ use crate::bell::ring;
 
 /// The results of one event loop's appends.
 struct Results {
-    done: Mutex<VecDeque<(Item, PyResult<u64>)>>,
+    done: Mutex<VecDeque<(Py<PyAny>, PyResult<u64>)>>,
     ring_fd: RawFd,
     /// Keeps the descriptor open: without it, its number might be another file's.
     _bell: Py<PyAny>,
@@ -44,8 +45,8 @@ impl PyOutbox {
     /// handler, the rest stays for the next call.
     fn resolve(&self, py: Python<'_>) -> PyResult<()> {
         let mut answered = std::mem::take(&mut *self.results.done.lock());
-        while let Some((item, result)) = answered.pop_front() {
-            let future = item.future.bind(py);
+        while let Some((future, result)) = answered.pop_front() {
+            let future = future.bind(py);
             let given = match result {
                 Ok(lsn) => future.call_method1(intern!(py, "set_result"), (lsn,)),
                 Err(error) => future.call_method1(intern!(py, "set_exception"), (error,)),
@@ -62,6 +63,19 @@ impl PyOutbox {
             }
         }
         Ok(())
+    }
+
+    /// A future knows its loop, and that its end with this outbox.
+    #[allow(clippy::needless_pass_by_value, reason = "the protocol's signature")]
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // One that is in use just now is no garbage.
+        let Some(done) = self.results.done.try_lock() else { return Ok(()) };
+        done.iter().try_for_each(|(future, _)| visit.call(future))
+    }
+
+    fn __clear__(&self) {
+        let forgotten = std::mem::take(&mut *self.results.done.lock());
+        drop(forgotten);
     }
 }
 
@@ -252,8 +266,8 @@ impl PyInbox {
 fn answer(answers: impl Iterator<Item = (Item, PyResult<u64>)>) {
     let mut answers = answers.peekable();
     while let Some((item, result)) = answers.next() {
-        let results = Arc::clone(&item.results);
-        results.done.lock().push_back((item, result));
+        let Item { future, results, .. } = item;
+        results.done.lock().push_back((future, result));
         if answers.peek().is_none_or(|(next, _)| !Arc::ptr_eq(&next.results, &results)) {
             ring(results.ring_fd);
         }

@@ -329,6 +329,51 @@ def test_loops_that_ended_keep_no_descriptor(core: ModuleType, tmp_path: Path) -
             log.append_next(b"y")  # the flusher's thread lets go of a bell soon after it rang
 
 
+def test_results_that_nobody_came_for_keep_nothing(core: ModuleType, tmp_path: Path) -> None:
+    async def abandon(log: Spool) -> None:
+        task = asyncio.ensure_future(log.aappend_next(b"abandoned"))
+        await asyncio.sleep(0)
+        assert not task.done()
+
+    def once() -> int:
+        with walspool.open(tmp_path / "app.db") as log:
+            asyncio.run(abandon(log))
+        del log
+        gc.collect()
+        return len(os.listdir("/dev/fd"))
+
+    before = once()
+    assert [once() for _ in range(5)] == [before] * 5
+
+
+def test_a_forgotten_spool_lets_go_behind_its_last_flush(core: ModuleType, tmp_path: Path) -> None:
+    """Sooner, another writer could come while its thread still writes."""
+    ended: list[str] = []
+    with walspool.open(tmp_path / "app.db") as log:
+        flusher = log._flusher
+        asyncio.run(log.aappend_next(b"x"))
+        thread = flusher._thread
+        assert thread is not None
+        flusher.forget(lambda: ended.append(threading.current_thread().name))
+        thread.join(PATIENCE_S)
+        assert ended == [thread.name]
+        flusher.forget(lambda: ended.append(threading.current_thread().name))
+        assert ended == [thread.name, threading.current_thread().name]
+
+
+def test_a_forgotten_spool_writes_nothing_more(core: ModuleType, tmp_path: Path) -> None:
+    for number in range(5):
+        forgotten = [walspool.open(tmp_path / "app.db")]
+        forgotten[0].append_next_many([b"x" * (1 << 20)] * 6)  # zeros may be on their way
+        with pytest.warns(ResourceWarning, match="unclosed spool"):
+            forgotten.clear()
+        with walspool.open(tmp_path / "app.db") as log:
+            assert log.append_next(b"y" * (4 << 20)) == 7 * number + 7
+            assert log.verify().ok
+        with walspool.open(tmp_path / "app.db", recovery="strict") as log:
+            assert log.record_count == 7 * number + 7
+
+
 def test_tasks_at_close(core: ModuleType, tmp_path: Path) -> None:
     async def run(log: Spool) -> list[Any]:
         tasks = [asyncio.ensure_future(log.aappend_next(b"%d" % number)) for number in range(200)]

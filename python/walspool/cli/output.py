@@ -105,7 +105,9 @@ def _shown(character: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON's own types; a dataclass becomes an object with the names of its fields."""
+    """The value in JSON's own types; a dataclass or named tuple becomes an object with the names of its fields."""
+    if isinstance(value, walspool.Position):
+        return value._asdict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

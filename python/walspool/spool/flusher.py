@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from walspool import core
 from walspool.errors import SpoolClosed
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import asyncio
 
 __all__ = ["Flusher"]
+
+#: How long the destructor of a spool waits for its last flush.
+_FORGET_S: Final = 1.0
 
 
 class _LoopEnd:
@@ -61,6 +65,8 @@ class Flusher:
         self._thread: threading.Thread | None = None
         self._start_lock = threading.RLock()
         self._stopped = False
+        #: What the thread does at its end.
+        self._last: list[Callable[[], None]] = []
 
     def submit(self, lsn: int | None, data: Any, term: int | None, timestamp_ms: int | None) -> asyncio.Future[int]:
         """Queue one append of the running loop; the future gets its LSN or its error."""
@@ -80,6 +86,8 @@ class Flusher:
     def _end(self, loop: asyncio.AbstractEventLoop) -> _LoopEnd:
         end = self._ends.get(loop)
         if end is None:
+            for each in [each for each in self._ends if each.is_closed()]:
+                self._ends.pop(each, None)  # results that nobody came for would keep their loop alive
             end = self._ends[loop] = _LoopEnd(loop)
         self._latest = weakref.ref(end)
         return end
@@ -93,7 +101,7 @@ class Flusher:
                 self._running_loop = asyncio.get_running_loop
                 inbox = core.Inbox(segments.appender)
                 self._thread = threading.Thread(
-                    target=_run, args=(inbox, segments), name="walspool-flusher", daemon=True
+                    target=_run, args=(inbox, segments, self._last), name="walspool-flusher", daemon=True
                 )
                 try:
                     self._thread.start()
@@ -106,15 +114,24 @@ class Flusher:
 
     def close(self) -> None:
         """Finish what was handed over, then end the thread."""
-        self.forget()
+        self._stopped = True
         if self.inbox is not None and self._thread is not None:
+            self.inbox.stop()
             self._thread.join()
 
-    def forget(self) -> None:
-        """End the thread of a spool that was never closed, without waiting for it."""
+    def forget(self, then: Callable[[], None]) -> None:
+        """End the thread of a spool that was never closed; it does ``then`` behind its last flush.
+
+        Waits for it no longer than a moment: a destructor may run in that very thread, or where it keeps that waiting.
+        """
         self._stopped = True
-        if self.inbox is not None:
-            self.inbox.stop()
+        if self.inbox is None or self._thread is None or not self._thread.is_alive():
+            then()
+            return
+        self._last.append(then)
+        self.inbox.stop()
+        if self._thread.ident != threading.get_ident() and not sys.is_finalizing():
+            self._thread.join(_FORGET_S)
 
     def abandon(self) -> None:
         """In a forked child the thread does not exist, and the inbox's lock may be held for ever: let go of both."""
@@ -125,11 +142,14 @@ def _no_end() -> None:
     return None
 
 
-def _run(inbox: core.Inbox, segments: WriterSegments) -> None:
-    while True:
+def _run(inbox: core.Inbox, segments: WriterSegments, last: list[Callable[[], None]]) -> None:
+    going_on = True
+    while going_on:
         try:
-            if not inbox.run():
-                return
-            segments.rotate()
+            going_on = inbox.run()
+            if going_on:
+                segments.rotate()
         except BaseException as error:  # every waiting task must hear of it, whatever it is
             inbox.fail(error)
+    for each in last:
+        each()

@@ -9,6 +9,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -297,9 +298,9 @@ class LogicalWalSpool(WritableLog):
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
+            self._closed = True
+            self._flusher.forget(partial(_let_go, self._opened, self._lock))
             warnings.warn(f"unclosed spool {self._path}", ResourceWarning, source=self, stacklevel=2)
-            self._flusher.forget()
-            self._abandon()
 
     def __repr__(self) -> str:
         mode = "closed" if self._closed else "writer" if isinstance(self._opened, WriterSegments) else "read-only"
@@ -321,6 +322,14 @@ class LogicalWalSpool(WritableLog):
         if self._closed or source is None:
             raise SpoolClosed(path=self._path)
         return source
+
+
+def _let_go(opened: WriterSegments | ReaderSegments | None, lock: WriterLock | None) -> None:
+    """Release the lock of a spool that nobody closed, once nothing is written any more."""
+    if isinstance(opened, WriterSegments):
+        opened.appender.forget()
+    if lock is not None:
+        lock.release()
 
 
 class _Listener:

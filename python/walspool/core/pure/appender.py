@@ -414,6 +414,10 @@ class Appender:
         finally:
             self._waiters.wake()
 
+    def forget(self) -> None:
+        """Let go of the file as it is: nothing is written afterwards. No call may be under way."""
+        self.abandon()
+
     def abandon(self) -> None:
         """Refuse every call from now on: this is the copy in a forked child. No lock is taken, nothing is written."""
         self._abandoned = True
