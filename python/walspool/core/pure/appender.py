@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from walspool.core.pure.file import File, StrPath
 from walspool.core.pure.flush import Batch, Flusher, Mark
-from walspool.core.pure.frame import OVERHEAD, check_payload, copy_buffer, copy_payload
+from walspool.core.pure.frame import OVERHEAD, copy_buffer, copy_payload
 from walspool.core.pure.frames import RawFrame, split_frames
 from walspool.core.pure.index import Prefix, ScanReport
-from walspool.core.pure.order import Item, check_start, checked, following
+from walspool.core.pure.order import Item, check_all, check_start, checked, following
 from walspool.core.pure.waiters import Waiters
 from walspool.errors import SpoolClosed, SpoolPoisoned, WalspoolError
 from walspool.records import check_u64
@@ -234,19 +234,11 @@ class Appender:
             self._ready()
             first = self._position(None)[0] + 1
             if start == 0:
-                self._check_all(count, item, term)
+                check_all(*self._position(None), map(item, range(count)), term)
             return self._run(start, count, take), first
 
         with self._door:
             return self._turn(work)
-
-    def _check_all(self, count: int, item: Callable[[int], tuple[int | None, Any]], term: int | None) -> None:
-        """Whether all items, one after the other, may be appended; the first bad one decides which error there is."""
-        last_lsn, last_term = self._position(None)
-        for index in range(count):
-            lsn, data = item(index)
-            check_payload(data, index)
-            last_lsn, last_term = following(last_lsn, last_term, lsn, term, data, index)
 
     def _run(self, start: int, count: int, take: Callable[[Batch, int], bool]) -> int:
         """Batch after batch; the index of the first item not appended because the file is full."""
