@@ -22,10 +22,16 @@ __all__ = ["PATHS", "main"]
 
 FEW, MANY = 2_000, 8_000
 PAYLOAD = bytes(range(256))
-CHANGE = (
-    b'{"term":1,"lsn":7,"timestamp":1700000000000,"operation":"insert","collection":"users","entity_id":42,'
-    b'"entity_kind":"row","entity_bytes":"68656c6c6f","metadata":null}'
-)
+CHANGE = walspool.ChangeRecord(
+    term=1,
+    lsn=7,
+    timestamp=1_700_000_000_000,
+    operation=walspool.ChangeOperation.INSERT,
+    collection="users",
+    entity_id=42,
+    entity_kind="row",
+    entity_bytes=b"hello",
+).encode()
 
 
 def _filled(path: Path, records: int, payload: bytes = PAYLOAD) -> walspool.LogicalWalSpool:
