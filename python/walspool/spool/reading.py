@@ -63,6 +63,11 @@ class ReadableLog(ABC):
         return max(view.state.term, *(each.report.highest_term for each in view.everything()))
 
     @property
+    def fenced_term(self) -> int:
+        """The highest term in which another primary was met, 0 for none: own records need a higher one."""
+        return self._snapshot().state.fence
+
+    @property
     def record_count(self) -> int:
         """How many records are retained."""
         view = self._snapshot()

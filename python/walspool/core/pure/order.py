@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from walspool.core.pure.change import change_term
-from walspool.core.pure.frame import copy_payload, fact
+from walspool.core.pure.frame import check_payload, copy_payload, fact
 from walspool.errors import LsnOrderError, StaleTermError
 from walspool.records import MAX_U64, check_u64
 
-__all__ = ["Item", "check_start", "checked", "following"]
+__all__ = ["Item", "check_all", "check_start", "checked", "following"]
 
 Item: TypeAlias = tuple[int | None, Any, int | None, int | None]
 
@@ -36,9 +37,9 @@ def checked(item: Item) -> tuple[int | None, bytes, int | None, int]:
 
 
 def following(
-    last_lsn: int, last_term: int, lsn: int | None, term: int | None, payload: Any, index: int | None
+    last_lsn: int, last_term: int, fence: int, lsn: int | None, term: int | None, payload: Any, index: int | None
 ) -> tuple[int, int]:
-    """LSN and term of a record that follows those; an error where it may not."""
+    """LSN and term, above ``fence``, of a record that follows those; an error where it may not."""
     if lsn is None:
         lsn = min(last_lsn + 1, MAX_U64)
     if lsn <= last_lsn:
@@ -48,4 +49,15 @@ def following(
         term = change[0] if change is not None and change[1] else last_term
     if term < last_term:
         raise StaleTermError(term=term, current_term=last_term, **fact(index))
+    if term <= fence:
+        raise StaleTermError(term=term, current_term=fence, **fact(index))
     return lsn, term
+
+
+def check_all(
+    last_lsn: int, last_term: int, fence: int, items: Iterable[tuple[int | None, Any]], term: int | None
+) -> None:
+    """Whether all items, one after the other, may follow those; the first bad one decides which error there is."""
+    for index, (lsn, data) in enumerate(items):
+        check_payload(data, index)
+        last_lsn, last_term = following(last_lsn, last_term, fence, lsn, term, data, index)
