@@ -72,7 +72,7 @@ DIRECTION: list[tuple[str, str]] = [
     ("replication.buffer", "errors records"),
     ("replication.slot", "records"),
     ("replication.slot_file", "errors replication.slot spool.files"),
-    ("replication.slots", "errors replication.slot replication.slot_file spool.interrupt"),
+    ("replication.slots", "errors records replication.slot replication.slot_file spool.interrupt"),
     ("replication.retention", "replication.slot"),
     ("replication.resume", "replication.slot"),
     ("replication.registry", "records"),
@@ -101,6 +101,10 @@ DIRECTION: list[tuple[str, str]] = [
         "replication.primary replication.quorum replication.registry replication.resume replication.retention "
         "replication.slot",
     ),
+    ("net.protocol", "errors records"),
+    ("net.messages", "errors records net.protocol"),
+    ("net.auth", "records net.protocol"),
+    ("net", ""),
     ("cli", " core"),
 ]
 #: What lies in one of these is judged by its folder's line, except among itself.

@@ -1,0 +1,1 @@
+"""A log over the network: what serves it, and what follows it."""
