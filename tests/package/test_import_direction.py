@@ -104,6 +104,13 @@ DIRECTION: list[tuple[str, str]] = [
     ("net.protocol", "errors records"),
     ("net.messages", "errors records net.protocol"),
     ("net.auth", "records net.protocol"),
+    ("net.serving", "records net.messages net.protocol"),
+    ("net.following", "errors records net.messages net.protocol"),
+    (
+        "net.source",
+        "errors records net.messages net.protocol net.serving replication.primary replication.resume spool.log",
+    ),
+    ("net.sink", "errors records net.following net.messages net.protocol spool.files spool.log"),
     ("net", ""),
     ("cli", " core"),
 ]

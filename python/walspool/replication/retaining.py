@@ -70,6 +70,11 @@ class RetainingPrimary(CommittingPrimary):
             found.append(replace(slot, wal_status=status, retained_bytes=standing.bytes if slot.valid else 0))
         return found
 
+    def find_slot(self, id: str) -> ReplicationSlot | None:
+        """The slot of a replica, without ``wal_status`` and ``retained_bytes``; ``None`` without one. No disk."""
+        self._open()
+        return self._slots.get(id)
+
     def touch_slot(self, id: str, now_ms: int | None = None) -> None:
         """Note when a replica was last heard of, now by default; earlier than before, too. Invalid slots stay."""
         self._open()

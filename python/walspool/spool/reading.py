@@ -134,6 +134,20 @@ class ReadableLog(ABC):
                     break
         return None
 
+    def position_through(self, lsn: int) -> Position | None:
+        """The position of the last record at or below ``lsn``, the prune boundary included; ``None`` without one."""
+        view = self._snapshot()
+        check_u64("lsn", lsn)
+        state = view.state
+        if lsn > state.pruned_through:
+            for segment in reversed(view.everything()):
+                known = segment.report
+                if known.records and not (known.ordered and (known.first_lsn or 0) > lsn):
+                    found = segment.count_through(lsn)[1]
+                    if found is not None and found.lsn > state.pruned_through:
+                        return found
+        return state.boundary if state.boundary is not None and state.boundary.lsn <= lsn else None
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     def read_since(self, since_lsn: int, max_count: int | None = None) -> list[tuple[int, bytes]]:
