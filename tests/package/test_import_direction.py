@@ -111,13 +111,17 @@ DIRECTION: list[tuple[str, str]] = [
         "errors records net.messages net.protocol net.serving replication.primary replication.resume spool.log",
     ),
     ("net.sink", "errors records net.following net.messages net.protocol spool.files spool.log"),
-    ("net", ""),
+    (
+        "net.server",
+        "net.auth net.messages net.protocol net.serving net.source replication.primary",
+    ),
+    ("net", "net.server"),
     ("cli", " core"),
 ]
 #: What lies in one of these is judged by its folder's line, except among itself.
 FOLDERS = ("cli",)
 #: Not of the standard library, and who may import it.
-THIRD_PARTY = {"typer": "cli", "click": "cli", "rich": "cli", "pyarrow": "core.pure"}
+THIRD_PARTY = {"typer": "cli", "click": "cli", "rich": "cli", "pyarrow": "core.pure", "starlette": "net.server"}
 
 
 def _short(name: str) -> str:

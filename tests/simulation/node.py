@@ -49,6 +49,8 @@ class Node:
         self.corrupt = False
         #: Whether the data of a snapshot is in place, and the log of before.
         self.half_loaded = False
+        #: Whose snapshot it began again from.
+        self._loaded_term = 0
         self._path = folder / name / "app.db"
         self._pulling: Calls | None = None
         self._waiting: list[tuple[int, bytes]] = []
@@ -271,6 +273,7 @@ class Node:
             return
         if self.sink.begin(head, self.world.clock.now_s):
             self.say(f"takes from {target.name} behind {head.previous.lsn} in term {head.term}")
+            self._joins(head.term)
             self.term = head.term
             if self.half_loaded:
                 raise Broken(f"{self.name} goes on with the data of a snapshot and the log of before")
@@ -299,17 +302,25 @@ class Node:
             self.half_loaded = True
             self.world.crash(self)
             return
+        self._joins(snapshot.term)
         sink.finish_load(snapshot.position, snapshot.term, snapshot.reach_lsn)
         self.term, self.half_loaded = snapshot.term, False
         self.records = self.world.history.through(snapshot.term, snapshot.position.lsn)
         if sink.following.given_up is not None:
             self.world.history.forget(self.name)
-        elif self.corrupt:  # what it held beside that lineage nobody could compare
+        self._loaded_term = snapshot.term
+        if self.corrupt:  # what it held beside that lineage nobody could compare
             self.world.history.forget(self.name, but=self.world.history.lineages[self.term])
         self.corrupt = False
         if self.rng.random() < self.world.hasty:
             self._later(0.001, lambda: self.world.promote(self))
         self.say(f"starts behind the snapshot of {target.name} at {snapshot.position.lsn}")
+
+    def _joins(self, term: int) -> None:
+        """A person has sent a replica that is not back yet to another lineage: only what that holds counts on it."""
+        if self.sink is not None and self.sink.following.reach_lsn and self._loaded_term != term:
+            self.world.history.forget(self.name, but=self.world.history.lineages[term])
+            self._loaded_term = term
 
     def _acknowledge(self) -> None:
         sink = self.sink

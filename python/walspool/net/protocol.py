@@ -22,7 +22,6 @@ __all__ = [
     "CHECKSUM",
     "CHUNK_BYTES",
     "CURRENT_LSN",
-    "INSTANCE",
     "MAX_HEADER_CHARS",
     "MAX_JSON_BYTES",
     "MAX_PROBLEM_BYTES",
@@ -34,7 +33,9 @@ __all__ = [
     "ORIGIN",
     "PREVIOUS_POSITION",
     "PROBLEM_TYPE",
+    "SESSION",
     "SNAPSHOT_POSITION",
+    "SNAPSHOT_REACH",
     "TERM",
     "Problem",
     "Refused",
@@ -55,7 +56,10 @@ CURRENT_LSN: Final = "walspool-current-lsn"
 OLDEST_LSN: Final = "walspool-oldest-lsn"
 PREVIOUS_POSITION: Final = "walspool-previous-position"
 SNAPSHOT_POSITION: Final = "walspool-snapshot-position"
-INSTANCE: Final = "walspool-instance"
+#: Where the log was when the snapshot was asked for.
+SNAPSHOT_REACH: Final = "walspool-snapshot-reach-lsn"
+#: The number that a registration was answered with.
+SESSION: Final = "walspool-session"
 #: CRC-32 of what else a message says of terms and positions: a flipped bit must neither fence nor re-bootstrap anybody.
 CHECKSUM: Final = "walspool-checksum"
 PROBLEM_TYPE: Final = "application/problem+json"

@@ -175,6 +175,10 @@ class Source:
         with self._lock:
             self._sessions.closed(replica_id, session, now_s)
 
+    async def more_after(self, lsn: int) -> None:
+        """Wait until the log is past ``lsn``, without a thread."""
+        await self._spool.await_lsn_after(lsn)
+
     @property
     def chunk_bytes(self) -> int:
         """Bytes of log that one stream costs in memory."""
