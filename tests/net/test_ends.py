@@ -77,7 +77,9 @@ class Ends:
     def load(self) -> Position:
         """A whole bootstrap."""
         self.sink.begin_load()
-        snapshot = self.source.load("a", self.sink.following.session, self.now_s)
+        request = self.sink.following.load_request(self.sink.own)
+        snapshot = self.source.load(request, self.sink.following.session, self.now_s)
+        assert self.sink.load(snapshot.term, snapshot.comparable, self.now_s)
         self.sink.finish_load(snapshot.position, snapshot.term, snapshot.reach_lsn)
         return snapshot.position
 
@@ -304,14 +306,40 @@ def test_snapshots_that_can_not_be_used(ends: Ends) -> None:
     ends.primary.drop_slot("a")
     ends.primary.prune_retained_wal_through(8)
     with pytest.raises(Refused) as caught:
-        ends.source.load("a", ends.sink.following.session, 0.0)
+        ends.source.load(WalRequest("a"), ends.sink.following.session, 0.0)
     assert kind(caught) == (501, "no-snapshot")
     for lsn in (7, 11):
         ends.snapshots(lsn)
         ends.register()
         with pytest.raises(Refused) as caught:
-            ends.source.load("a", ends.sink.following.session, 0.0)
+            ends.source.load(WalRequest("a"), ends.sink.following.session, 0.0)
         assert kind(caught) == (503, "snapshot-unusable")
+
+
+def test_a_snapshot_is_compared_with_what_is_given_up_for_it(ends: Ends) -> None:
+    ends.register()
+    session = ends.sink.following.session
+    for request, expected in (
+        (WalRequest("a", 5, Position(1, 5, 0)), (409, "diverged")),
+        (WalRequest("a", 11, Position(1, 11, 0)), (409, "diverged")),
+        (WalRequest(), (400, "bad-request")),
+        (WalRequest("a", term=2), (409, "newer-term")),
+    ):
+        with pytest.raises(Refused) as caught:
+            ends.source.load(request, session, 0.0)
+        assert kind(caught) == expected
+    assert ends.primary.fenced_by == 2
+
+
+def test_what_a_snapshot_costs_is_noted_first(ends: Ends) -> None:
+    ends.register()
+    ends.catch_up()
+    ends.sink.following.load_request(ends.sink.own)
+    assert ends.sink.load(1, False, 0.0)
+    ends.sink.close()
+    given_up = ends.sink.following.given_up
+    ends.sink = ends.open_sink()
+    assert given_up == ends.sink.following.given_up == ends.sink.own.last
 
 
 def test_acknowledgements_of_an_earlier_session(ends: Ends) -> None:

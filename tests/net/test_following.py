@@ -67,8 +67,8 @@ def test_a_primary_of_an_older_term_is_refused(following: Following) -> None:
     following.tick(100.0)
     following.registered(9)
     following.refused(problem("rebootstrap-required", cause="horizon", comparable=True), 100.0)
-    assert following.snapshot(3, LOG, 100.0)
-    assert not following.snapshot(2, LOG, 100.0)
+    assert following.snapshot(3, True, LOG, 100.0)
+    assert not following.snapshot(2, True, LOG, 100.0)
     assert isinstance(following.error, walspool.StaleTermError)
 
 
@@ -132,6 +132,20 @@ def test_what_can_not_be_compared_is_noted(following: Following) -> None:
     following.request(LOG)
     following.refused(problem("rebootstrap-required", cause="wal-removed", comparable=False), 0.0)
     assert following.given_up == LAST
+
+
+def test_another_primary_compares_before_it_gives_a_snapshot(following: Following) -> None:
+    following.request(LOG)
+    following.refused(problem("rebootstrap-required", cause="wal-removed", comparable=True), 0.0)
+    assert following.load_request(LOG) == WalRequest("a", 50, LAST, 3)
+    assert following.snapshot(3, True, LOG, 0.0)
+    assert following.given_up is None
+    assert following.snapshot(4, False, LOG, 0.0)
+    assert following.given_up == LAST
+    following.refused(problem("diverged", ours="3:50:000000cd", theirs="3:50:000000ab"), 0.0)
+    assert state(following) is State.STOPPED
+    following.start_again()  # which is what a person decides
+    assert following.load_request(LOG) == WalRequest("a", None, None, 3)
 
 
 def test_a_diverged_log_stops_until_a_person_decides(following: Following) -> None:

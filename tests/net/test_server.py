@@ -235,7 +235,8 @@ def test_a_snapshot(core: ModuleType, tmp_path: Path) -> None:
         assert served.primary.logical_wal_spool is not None
         assert position == served.primary.logical_wal_spool.position(9)
         assert (headers["walspool-term"], headers["walspool-snapshot-reach-lsn"]) == ("1", "10")
-        fields = ("walspool-term", "walspool-snapshot-position", "walspool-snapshot-reach-lsn")
+        assert headers["walspool-comparable"] == "yes"
+        fields = ("walspool-term", "walspool-snapshot-position", "walspool-snapshot-reach-lsn", "walspool-comparable")
         assert headers[CHECKSUM] == checksum(*(headers[each] for each in fields))
         assert served.primary.replica_snapshots()[0].rebootstrapping
         assert served.refusal("GET", "/v1/snapshot").kind == "bad-request"
@@ -273,8 +274,9 @@ REQUESTS = [
 def test_who_may(guarded: Served, method: str, path: str, body: bytes | None, allowed: str) -> None:
     check = {"walspool_checksum": checksum(path.partition("?")[2])} if "term" in path else {}
     for wrong in (None, "Bearer " + "x" * 16, f"Basic {ADMIN}"):
-        headers: dict[str, Any] = check if wrong is None else {**check, "authorization": wrong}
-        assert guarded.refusal(method, path, body, **headers).status == 401
+        headers = check if wrong is None else {**check, "authorization": wrong}
+        status, text, given = guarded.ask(method, path, body, **headers)
+        assert Problem.decode(status, text, given[CHECKSUM]).status == 401
     for token in (READ, ONE, TWO, APPEND, ADMIN):
         status, text, _ = guarded.ask(method, path, body, authorization=f"Bearer {token}", **check)
         assert (status != 403) == (token[0] in allowed.split()), (token, status, text)
@@ -314,7 +316,7 @@ def test_bad_headers(served: Served) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "http://evil.example"}])
-def test_without_tokens_a_foreign_name_is_refused(served: Served, headers: dict[str, str]) -> None:
+def test_without_tokens_a_foreign_name_is_refused(served: Served, headers: dict[str, Any]) -> None:
     for path in ("/healthz", "/v1/wal?since_lsn=0"):
         assert served.refusal("GET", path, **headers).status == 403
 

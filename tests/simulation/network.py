@@ -117,14 +117,17 @@ class Network:
 
         self._call(source, target, calls, PATIENCE_S, serve)
 
-    def load(self, source: Node, target: Node, session: int | None, calls: Calls) -> None:
+    def load(self, source: Node, target: Node, session: int | None, request: WalRequest, calls: Calls) -> None:
         """``GET /v1/snapshot``."""
+        query = request.query().encode()
+        check = checksum(query)
+        query = self._flipped(query)
         self._call(
             source,
             target,
             calls,
             PATIENCE_S,
-            lambda _: target.open_source().load(source.name, session, self.clock.now_s),
+            lambda _: target.open_source().load(WalRequest.parse(query, check), session, self.clock.now_s),
         )
 
     def pull(self, source: Node, target: Node, session: int | None, request: WalRequest, calls: Calls) -> None:

@@ -231,7 +231,7 @@ class Node:
         elif following.state is State.LOADING:
             sink.begin_load()
             calls.done = self._behind(calls, lambda snapshot: self._load(target, snapshot))
-            self.world.network.load(self, target, following.session, calls)
+            self.world.network.load(self, target, following.session, following.load_request(sink.own), calls)
         else:
             calls.done = self._behind(calls, lambda _: following.ended())
             calls.head = lambda head: self._head(target, calls, head)
@@ -296,7 +296,7 @@ class Node:
     def _load(self, target: Node, snapshot: Snapshot) -> None:
         sink = self.sink
         assert sink is not None
-        if not sink.following.snapshot(snapshot.term, sink.own, self.world.clock.now_s):
+        if not sink.load(snapshot.term, snapshot.comparable, self.world.clock.now_s):
             return
         if self.rng.random() < self.world.crash_in_load:
             self.half_loaded = True

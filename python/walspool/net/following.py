@@ -10,6 +10,7 @@
 | pulling | what we need is gone | loading; where our end can't be compared any more, that is noted |
 | pulling | diverged | stopped, the two positions named: a person decides (``start_again``) |
 | registering, pulling, acknowledging | our session has ended | registering |
+| loading | the primary is another one, and diverged from our log | stopped, as above |
 | loading | the snapshot is loaded and our log starts at its position | registering |
 | any | no answer, or any other refusal | waiting, twice as long each time up to 5 s; then registering |
 
@@ -28,7 +29,7 @@ ones once ``apply`` returned; never before. One acknowledgement is under way at 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -84,6 +85,7 @@ class Following:
         self._durable: Position | None = None
         self._applied_lsn = 0
         self._asked: Position | None = None
+        self._gives_way = False
         self._acked: tuple[int, int] | None = None
         #: What was acknowledged before the last bootstrap lies at or below it; promoting earlier could lose that.
         self.reach_lsn = 0
@@ -114,6 +116,11 @@ class Following:
         position = log.last if log.last.lsn else None
         self._asked = position
         return WalRequest(self._registration.replica_id, log.last.lsn, position, log.term)
+
+    def load_request(self, log: OwnLog) -> WalRequest:
+        """What to ask for a snapshot with: our last record, unless a person has given it up already."""
+        request = self.request(log)
+        return replace(request, since_lsn=None, position=None) if self._gives_way else request
 
     def tick(self, now_s: float) -> None:
         """Time has passed: waiting may be over."""
@@ -178,15 +185,18 @@ class Following:
 
     # -- bootstrap and promotion ---------------------------------------------------------------------------------------
 
-    def snapshot(self, term: int, log: OwnLog, now_s: float) -> bool:
-        """A snapshot begins, of a primary of this term: whether to load it."""
+    def snapshot(self, term: int, comparable: bool, log: OwnLog, now_s: float) -> bool:
+        """A snapshot begins, of a primary of this term: whether to load it, once what is given up is noted."""
         if term < log.term:
             self._older(term, log, now_s)
-        return term >= log.term
+            return False
+        if not comparable:
+            self.given_up = self._asked
+        return True
 
     def loaded(self) -> None:
         """The snapshot is loaded, our log starts at its position, and the marker is gone."""
-        self._must_load = False
+        self._must_load = self._gives_way = False
         self._durable = None
         self._applied_lsn = 0
         self._failures = 0
@@ -196,7 +206,7 @@ class Following:
     def start_again(self) -> None:
         """A person has decided that a diverged log gives way to a snapshot."""
         if self.state is State.STOPPED:
-            self._must_load, self.state = True, State.REGISTERING
+            self._must_load, self._gives_way, self.state = True, True, State.REGISTERING
 
     def promote(self, log: OwnLog) -> int:
         """Follow no more: the term in which this log goes on as a primary's."""

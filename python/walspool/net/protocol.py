@@ -21,6 +21,7 @@ from walspool.records import MAX_U64, Position
 __all__ = [
     "CHECKSUM",
     "CHUNK_BYTES",
+    "COMPARABLE",
     "CURRENT_LSN",
     "MAX_HEADER_CHARS",
     "MAX_JSON_BYTES",
@@ -58,6 +59,8 @@ PREVIOUS_POSITION: Final = "walspool-previous-position"
 SNAPSHOT_POSITION: Final = "walspool-snapshot-position"
 #: Where the log was when the snapshot was asked for.
 SNAPSHOT_REACH: Final = "walspool-snapshot-reach-lsn"
+#: Whether what the replica gives up for a snapshot is known to be a part of the primary's log: ``yes`` or ``no``.
+COMPARABLE: Final = "walspool-comparable"
 #: The number that a registration was answered with.
 SESSION: Final = "walspool-session"
 #: CRC-32 of what else a message says of terms and positions: a flipped bit must neither fence nor re-bootstrap anybody.

@@ -24,6 +24,7 @@ from walspool.net.auth import EVERYTHING, Grant, TokenAuth, refuse_foreign
 from walspool.net.messages import Ack, Registration, WalRequest, replica_id
 from walspool.net.protocol import (
     CHECKSUM,
+    COMPARABLE,
     MAX_JSON_BYTES,
     MAX_RESPONSE_S,
     PROBLEM_TYPE,
@@ -35,7 +36,6 @@ from walspool.net.protocol import (
     Refused,
     checksum,
     number,
-    parse_query,
     position_text,
 )
 from walspool.net.serving import Wait
@@ -178,14 +178,14 @@ class ReplicationApp(Starlette):
         return None
 
     async def _load(self, request: Request, grant: Grant) -> Any:
-        given = parse_query(request.scope["query_string"], frozenset({"replica_id"}))
-        name = replica_id("replica_id", given.get("replica_id"))
-        grant.require(f"replica:{name}")
-        found = await asyncio.to_thread(self._source.load, name, _session(request), time.monotonic())
+        wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
+        grant.require("admin" if wanted.replica_id is None else f"replica:{wanted.replica_id}")
+        found = await asyncio.to_thread(self._source.load, wanted, _session(request), time.monotonic())
         fields = {
             TERM: str(found.term),
             SNAPSHOT_POSITION: position_text(found.position),
             SNAPSHOT_REACH: str(found.reach_lsn),
+            COMPARABLE: "yes" if found.comparable else "no",
         }
         headers = {**fields, CHECKSUM: checksum(*fields.values())}
         return _Stream(self._snapshot(iter(found.chunks)), headers, lambda: None)

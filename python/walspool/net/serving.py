@@ -37,7 +37,10 @@ __all__ = [
     "Stream",
     "Wait",
     "decide_ack",
+    "decide_load",
     "decide_wal",
+    "diverged",
+    "is_comparable",
     "rebootstrap",
     "start_of",
 ]
@@ -78,19 +81,35 @@ class Serve:
 
 
 def rebootstrap(cause: str, facts: LogFacts, theirs: Position | None = None) -> Problem:
-    """The problem of a replica whose records are gone.
-
-    ``comparable``: whether its log, which ends at ``theirs``, is known to be a part of this one. Where its record is
-    gone the terms tell: one term has one primary.
-    """
-    known = theirs is None or theirs.lsn >= facts.gone_through
-    comparable = known or (facts.boundary is not None and theirs is not None and theirs.term == facts.boundary.term)
+    """The problem of a replica whose records are gone; ``theirs`` is where its log ends."""
     detail = (
         f"the records asked for are no longer kept ({cause}): pruned or lost through LSN {facts.gone_through}; "
         "load GET /v1/snapshot, start the log at its position, and ask again from there"
     )
-    told = {"cause": cause, "gone_through": facts.gone_through, "comparable": comparable}
+    told = {"cause": cause, "gone_through": facts.gone_through, "comparable": is_comparable(theirs, facts)}
     return Problem(410, "rebootstrap-required", detail, told)
+
+
+def is_comparable(theirs: Position | None, facts: LogFacts) -> bool:
+    """Whether a log that ends at ``theirs`` and has not diverged is known to be a part of this one.
+
+    Where its record is gone the terms tell: one term has one primary.
+    """
+    if theirs is None or theirs.lsn >= facts.gone_through:
+        return True
+    return facts.boundary is not None and theirs.term == facts.boundary.term
+
+
+def diverged(theirs: Position | None, facts: LogFacts) -> Problem | None:
+    """The problem of a log that ends at ``theirs`` and is no part of this one; ``None`` where it may be one."""
+    if theirs is None:
+        return None
+    if theirs.lsn < facts.gone_through and facts.boundary is not None:
+        # it lies below the boundary in a term that is newer there: the two parted before
+        below = theirs.term > facts.boundary.term
+        return _diverged(theirs, replace(facts, asked=facts.boundary)) if below else None
+    parted = theirs.lsn > facts.current_lsn or facts.asked != theirs
+    return _diverged(theirs, facts) if parted else None
 
 
 def _newer(term: int, facts: LogFacts) -> Problem:
@@ -114,12 +133,9 @@ def decide_wal(request: WalRequest, slot: SlotFacts | None, facts: LogFacts) -> 
     since = start_of(request, slot)
     theirs = request.position
     loaded = slot is not None and slot.loading and theirs is not None
-    if since < facts.gone_through and theirs is not None and facts.boundary is not None:
-        # it lies below the boundary in a term that is newer there: the two parted before
-        if theirs.term > facts.boundary.term:
-            return _diverged(theirs, replace(facts, asked=facts.boundary))
-    elif theirs is not None and (since > facts.current_lsn or facts.asked != theirs):
-        return _diverged(theirs, facts)
+    problem = diverged(theirs, facts)
+    if problem is not None:
+        return problem
     if slot is not None and slot.cause is not None and not loaded:
         return rebootstrap(slot.cause, facts, theirs)
     if since < facts.gone_through:
@@ -127,6 +143,13 @@ def decide_wal(request: WalRequest, slot: SlotFacts | None, facts: LogFacts) -> 
     if facts.asked is None:
         return rebootstrap("wal-removed", facts)
     return Serve(facts.asked, reset=loaded)
+
+
+def decide_load(request: WalRequest, facts: LogFacts) -> Problem | None:
+    """Why a replica gets no snapshot: it may have been told to start again by another primary than this one."""
+    if request.term is not None and request.term > facts.term:
+        return _newer(request.term, facts)
+    return diverged(request.position, facts)
 
 
 def start_of(request: WalRequest, slot: SlotFacts | None) -> int:

@@ -123,6 +123,13 @@ class Sink:
         given_up = self.following.given_up
         self._mark("loading" if given_up is None else f"loading {position_text(given_up)}")
 
+    def load(self, term: int, comparable: bool, now_s: float) -> bool:
+        """A snapshot begins, of a primary of this term: whether to load it. ``OSError``: what it costs wasn't noted."""
+        loads = self.following.snapshot(term, comparable, self.own, now_s)
+        if loads and not comparable:
+            self.begin_load()
+        return loads
+
     def finish_load(self, position: Position, term: int, reach_lsn: int) -> None:
         """The snapshot's data is in place, durably: the log starts anew behind it. ``OSError``.
 

@@ -18,7 +18,9 @@ from walspool.net.serving import (
     Stream,
     Wait,
     decide_ack,
+    decide_load,
     decide_wal,
+    is_comparable,
     rebootstrap,
     start_of,
 )
@@ -41,6 +43,8 @@ class Snapshot:
     term: int
     #: Where the log was when it was asked for: what the replica acknowledged before lies at or below it.
     reach_lsn: int
+    #: Whether the log that the replica gives up for it is known to be a part of this one.
+    comparable: bool
     chunks: Iterable[bytes]
 
 
@@ -126,9 +130,21 @@ class Source:
             raise _refusal(ended)
         return self._standing()
 
-    def load(self, replica_id: str, session: int | None, now_s: float) -> Snapshot:
-        """Pin the log for a replica, then give it a snapshot. ``Refused``, ``OSError``."""
+    def load(self, request: WalRequest, session: int | None, now_s: float) -> Snapshot:
+        """Pin the log for a replica, then give it a snapshot. ``Refused``, ``OSError``.
+
+        Where the request names the position of its last record, a log that has diverged is refused here, too.
+        """
+        replica_id = request.replica_id
+        if replica_id is None:
+            raise Refused(400, "bad-request", "a snapshot needs a replica_id: its slot pins the log meanwhile")
+        if request.term is not None and request.term > self._primary.term:
+            self._primary.fence(request.term)
         self._check(replica_id, session, now_s)
+        facts = self._facts(start_of(request, None))
+        problem = decide_load(request, facts)
+        if problem is not None:
+            raise _refusal(problem)
         gone = self._gone_through()
         if self._snapshot is None and gone:
             detail = f"records through LSN {gone} are gone and this server has no snapshot to give (--snapshot)"
@@ -148,7 +164,7 @@ class Source:
                 self._primary.set_replica_rebootstrapping(replica_id, True)
         except LsnPruned as error:
             raise Refused(503, "snapshot-unusable", f"the snapshot is too old: {error}") from None
-        return Snapshot(position, self._primary.term, reach_lsn, chunks)
+        return Snapshot(position, self._primary.term, reach_lsn, is_comparable(request.position, facts), chunks)
 
     # -- for a stream --------------------------------------------------------------------------------------------------
 
