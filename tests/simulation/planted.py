@@ -106,13 +106,13 @@ def _half_a_snapshot(patch: Patch) -> None:
 #: Each with the seed at which the search for it begins: near one that finds it.
 PLANTED: dict[str, tuple[int, Callable[[Patch], None]]] = {
     "no-lineage-check": (0, _no_lineage_check),
-    "any-response-is-taken": (6, _any_response_is_taken),
+    "any-response-is-taken": (21, _any_response_is_taken),
     "no-lineage-check-at-all": (0, _no_lineage_check_at_all),
     "an-early-ack": (0, _an_early_ack),
     "late-acks-count": (150, _late_acks_count),
     "no-fence": (0, _no_fence),
     "a-fence-until-the-restart": (0, _a_fence_until_the_restart),
-    "a-prune-overtakes": (7, _a_prune_overtakes),
+    "a-prune-overtakes": (200, _a_prune_overtakes),
     "promoted-too-early": (170, _promoted_too_early),
-    "half-a-snapshot": (3, _half_a_snapshot),
+    "half-a-snapshot": (42, _half_a_snapshot),
 }
