@@ -357,6 +357,22 @@ def test_acknowledgements_of_an_earlier_session(ends: Ends) -> None:
     assert ends.primary.commit_waiter.snapshot() == [("a", 10)]
 
 
+def test_an_acknowledgement_of_before_a_snapshot(ends: Ends) -> None:
+    ends.register()
+    ends.catch_up()
+    ack = ends.sink.following.next_ack()
+    assert ack is not None
+    session = ends.sink.following.session
+    ends.load()
+    with pytest.raises(Refused) as caught:
+        ends.source.acknowledge("a", session, ack, 0.0)
+    assert kind(caught) == (409, "old-session")
+    slot = ends.primary.find_slot("a")
+    assert slot is not None
+    assert slot.restart_lsn == 0
+    assert ends.primary.commit_waiter.snapshot() == []
+
+
 def test_an_acknowledgement_of_something_else_counts_for_nothing(ends: Ends) -> None:
     ends.register()
     for position, expected in ((Position(1, 11, 0), "ack-beyond-wal"), (Position(1, 5, 0), "diverged")):

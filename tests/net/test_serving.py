@@ -154,6 +154,22 @@ def test_a_new_session_ends_the_one_before() -> None:
     assert sessions.check("a", None, 0) is None
 
 
+def test_no_acknowledgement_counts_behind_a_snapshot() -> None:
+    sessions = Sessions(1)
+    session = sessions.register(Registration("a"), 0)
+    assert isinstance(session, int)
+    assert sessions.check_ack("a", session, 0) is None
+    assert refused(sessions.check_ack("a", session + 1, 0)) == (409, "old-session")
+    assert sessions.check_ack("b", None, 0) is None
+    sessions.loads("a")
+    sessions.loads("b")
+    assert refused(sessions.check_ack("a", session, 0)) == (409, "old-session")
+    assert sessions.check("a", session, 0) is None  # it may ask for the snapshot again
+    session = sessions.register(Registration("a"), 0)
+    assert isinstance(session, int)
+    assert sessions.check_ack("a", session, 0) is None
+
+
 def test_a_second_live_instance_is_refused() -> None:
     sessions = Sessions(1)
     session = sessions.register(Registration("a", instance="one"), 0.0)

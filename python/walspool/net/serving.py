@@ -177,12 +177,18 @@ def decide_ack(ack: Ack, slot: SlotFacts | None, facts: LogFacts) -> Problem | N
     return None
 
 
+def _ended() -> Problem:
+    return Problem(409, "old-session", "this session has ended: register again with POST /v1/replicas")
+
+
 @dataclass
 class _Session:
     instance: str | None
     number: int
     seen_s: float
     streams: int = 0
+    #: Whether it has asked for a snapshot: what it acknowledged of its log before may come late, and counts no more.
+    loads: bool = False
 
 
 @dataclass
@@ -216,7 +222,20 @@ class Sessions:
             if known is not None:
                 known.seen_s = now_s
             return None
-        return Problem(409, "old-session", "this session has ended: register again with POST /v1/replicas")
+        return _ended()
+
+    def check_ack(self, replica_id: str, session: int | None, now_s: float) -> Problem | None:
+        """``check`` for an acknowledgement: none counts once a snapshot was asked for, until a new registration."""
+        problem = self.check(replica_id, session, now_s)
+        known = self._of.get(replica_id)
+        if problem is None and known is not None and known.loads:
+            return _ended()
+        return problem
+
+    def loads(self, replica_id: str) -> None:
+        """The replica asks for a snapshot."""
+        if replica_id in self._of:
+            self._of[replica_id].loads = True
 
     def forget(self, replica_id: str) -> None:
         """The replica was unregistered."""

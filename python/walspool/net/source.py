@@ -121,7 +121,7 @@ class Source:
             raise _refusal(problem)
         # within the lock: no session that ends meanwhile may count any more
         with self._lock:
-            ended = self._sessions.check(replica_id, session, now_s)
+            ended = self._sessions.check_ack(replica_id, session, now_s)
             if ended is None:
                 self._primary.ack_replica_lsn(
                     replica_id, ack.applied_lsn, ack.durable_lsn, ack.apply_error_count, ack.divergence_count
@@ -149,6 +149,8 @@ class Source:
         if self._snapshot is None and gone:
             detail = f"records through LSN {gone} are gone and this server has no snapshot to give (--snapshot)"
             raise Refused(501, "no-snapshot", detail)
+        with self._lock:  # before the slot is reset, which an acknowledgement of the log before must not move
+            self._sessions.loads(replica_id)
         self._primary.ensure_replica_registered(replica_id)
         reach_lsn = self._spool.current_lsn
         pinned = 0 if self._snapshot is None else reach_lsn
