@@ -213,6 +213,42 @@ def test_what_has_diverged_or_is_gone(served: Served) -> None:
     assert (problem.status, problem.kind, problem.facts["cause"]) == (410, "rebootstrap-required", "wal-removed")
 
 
+def test_what_it_says_of_itself(served: Served) -> None:
+    served.register(region="eu")
+    served.primary.commit(b"eleven")
+    served.primary.ack_replica_lsn("a", 10, 10)
+    status = json.loads(served.ask("GET", "/v1/status")[1])
+    named = ("role", "term", "fenced_by", "current_lsn", "oldest_lsn", "pruned_through")
+    assert [status[each] for each in named] == ["primary", 1, None, 11, 1, 0]
+    assert status["size_bytes"] == len(frames(served.primary))
+    (replica,) = status["replicas"]
+    size = len(frames(served.primary, 10))
+    assert [replica[each] for each in ("id", "region", "lag_records", "lag_bytes")] == ["a", "eu", 1, size]
+    assert status["recovery"]["verdict"] == "clean"
+    slots = json.loads(served.ask("GET", "/v1/slots")[1])["slots"]
+    assert status["slots"] == slots
+    assert [slots[0][each] for each in ("id", "restart_lsn", "wal_status", "retained_bytes")] == [
+        "a",
+        10,
+        "reserved",
+        size,
+    ]
+    retention = json.loads(served.ask("GET", "/v1/retention")[1])
+    assert (retention["pinned_by"], retention["prunable_records"]) == (["a"], 10)
+    assert served.ask("DELETE", "/v1/slots/a")[:2] == (200, b'{"dropped": "a"}')
+    assert served.refusal("DELETE", "/v1/slots/a").kind == "unknown-replica"
+    assert served.primary.find_slot("a") is None
+
+
+def test_its_role_by_status_code(served: Served) -> None:
+    assert served.ask("GET", "/primary")[:2] == (200, b'{"term": 1}')
+    assert served.refusal("GET", "/replica").status == 503
+    served.primary.fence(4)
+    problem = served.refusal("GET", "/primary")
+    assert (problem.status, problem.facts) == (503, {"term": 1, "newer": 4})
+    assert json.loads(served.ask("GET", "/v1/status")[1])["role"] == "fenced"
+
+
 def test_sessions_and_instances(served: Served) -> None:
     session = served.register(instance="one")
     body = b'{"id":"a","instance":"two"}'
@@ -266,6 +302,10 @@ REQUESTS = [
     ("DELETE", "/v1/replicas/a", None, "o a"),
     ("POST", "/v1/replicas/a/ack", b'{"position":"0:0:00000000","applied_lsn":0,"durable_lsn":0}', "o a"),
     ("GET", "/v1/snapshot?replica_id=a", None, "o a"),
+    ("GET", "/v1/status", None, "r a"),
+    ("GET", "/v1/slots", None, "r a"),
+    ("GET", "/v1/retention", None, "r a"),
+    ("DELETE", "/v1/slots/a", None, "a"),
     ("GET", "/healthz", None, "r o t p a"),
 ]
 

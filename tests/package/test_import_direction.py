@@ -111,9 +111,10 @@ DIRECTION: list[tuple[str, str]] = [
         "errors records net.messages net.protocol net.serving replication.primary replication.resume spool.log",
     ),
     ("net.sink", "errors records net.following net.messages net.protocol spool.files spool.log"),
+    ("net.state", "replication.primary"),
     (
         "net.server",
-        "net.auth net.messages net.protocol net.serving net.source replication.primary",
+        "errors net.state net.auth net.messages net.protocol net.serving net.source replication.primary",
     ),
     ("net", "net.server"),
     ("cli", " core"),

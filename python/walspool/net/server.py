@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from walspool.errors import UnknownReplica
 from walspool.net.auth import EVERYTHING, Grant, TokenAuth, refuse_foreign
 from walspool.net.messages import Ack, Registration, WalRequest, replica_id
 from walspool.net.protocol import (
@@ -40,6 +41,7 @@ from walspool.net.protocol import (
 )
 from walspool.net.serving import Wait
 from walspool.net.source import Pull, SnapshotProvider, Source
+from walspool.net.state import retention_of, slots_of, status_of
 from walspool.replication.primary import PrimaryReplication
 
 __all__ = ["ReplicationApp", "create_app"]
@@ -71,6 +73,7 @@ class ReplicationApp(Starlette):
         self, primary: PrimaryReplication, *, auth: TokenAuth | None = None, snapshot: SnapshotProvider | None = None
     ) -> None:
         self._source = Source(primary, first_session=time.time_ns() >> 10, snapshot=snapshot)
+        self._primary = primary
         self._auth = auth
         self._ending = False
         self._waits: set[asyncio.Task[Any]] = set()
@@ -80,6 +83,12 @@ class ReplicationApp(Starlette):
             Route("/v1/replicas/{id}", self._answer(self._unregister), methods=["DELETE"]),
             Route("/v1/replicas/{id}/ack", self._answer(self._acknowledge), methods=["POST"]),
             Route("/v1/snapshot", self._answer(self._load), methods=["GET"]),
+            Route("/v1/status", self._answer(self._state(status_of)), methods=["GET"]),
+            Route("/v1/slots", self._answer(self._state(slots_of)), methods=["GET"]),
+            Route("/v1/slots/{id}", self._answer(self._drop_slot), methods=["DELETE"]),
+            Route("/v1/retention", self._answer(self._state(retention_of)), methods=["GET"]),
+            Route("/primary", self._answer(self._is_primary), methods=["GET"]),
+            Route("/replica", self._answer(self._is_replica), methods=["GET"]),
             Route("/healthz", self._answer(self._alive), methods=["GET"]),
         ]
         super().__init__(routes=routes, exception_handlers={HTTPException: _no_such_route})
@@ -119,6 +128,31 @@ class ReplicationApp(Starlette):
 
     async def _alive(self, request: Request, grant: Grant) -> Response:
         return _json({"alive": True})
+
+    async def _is_primary(self, request: Request, grant: Grant) -> Response:
+        newer = self._primary.fenced_by
+        if newer is not None:
+            raise Refused(503, "newer-term", "this primary was replaced", term=self._primary.term, newer=newer)
+        return _json({"term": self._primary.term})
+
+    async def _is_replica(self, request: Request, grant: Grant) -> Response:
+        raise Refused(503, "not-a-replica", "this is a primary, replaced or not")
+
+    def _state(self, state: Callable[[PrimaryReplication], dict[str, Any]]) -> _Handler:
+        async def handler(request: Request, grant: Grant) -> Response:
+            grant.require("read")
+            return _json(await asyncio.to_thread(state, self._primary))
+
+        return handler
+
+    async def _drop_slot(self, request: Request, grant: Grant) -> Response:
+        grant.require("admin")
+        name = replica_id("id", request.path_params["id"])
+        try:
+            await asyncio.to_thread(self._primary.drop_slot, name)
+        except UnknownReplica as error:
+            raise Refused(404, "unknown-replica", str(error)) from None
+        return _json({"dropped": name})
 
     async def _register(self, request: Request, grant: Grant) -> Response:
         registration = Registration.parse(await _body(request))
