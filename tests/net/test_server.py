@@ -213,6 +213,46 @@ def test_what_has_diverged_or_is_gone(served: Served) -> None:
     assert (problem.status, problem.kind, problem.facts["cause"]) == (410, "rebootstrap-required", "wal-removed")
 
 
+def test_records_are_appended_and_read(served: Served) -> None:
+    assert served.ask("POST", "/v1/records", b"\xff\x00one")[:2] == (200, b'{"lsns": [11], "acks": 0}')
+    many = b"".join(len(each).to_bytes(4, "little") + each for each in (b"two", b"", b"three"))
+    kind = {"content_type": "application/vnd.walspool.payloads"}
+    status, text, _ = served.ask("POST", "/v1/records?ack=local", many, **kind)
+    assert (status, json.loads(text)) == (200, {"lsns": [12, 13, 14], "acks": 0})
+    found = json.loads(served.ask("GET", "/v1/records?since_lsn=10")[1])
+    assert found["current_lsn"] == 14
+    held = [(each["lsn"], each.get("payload", each.get("payload_base64"))) for each in found["records"]]
+    assert held == [(11, "/wBvbmU="), (12, "two"), (13, ""), (14, "three")]
+    found = json.loads(served.ask("GET", "/v1/records?since_lsn=3&max_count=2")[1])
+    assert [(each["lsn"], each["term"], each["payload"]) for each in found["records"]] == [
+        (4, 1, "record 4"),
+        (5, 1, "record 5"),
+    ]
+    served.primary.prune_retained_wal_through(8)
+    assert served.refusal("GET", "/v1/records?since_lsn=7").status == 410
+    assert served.ask("GET", "/v1/records?since_lsn=8")[0] == 200
+
+
+def test_records_that_are_not_appended(served: Served) -> None:
+    kind = {"content_type": "application/vnd.walspool.payloads"}
+    for query, body, headers, status in (
+        ("?ack=most", b"x", {}, 400),
+        ("?ack=-1", b"x", {}, 400),
+        ("?lsn=5", b"x", {}, 400),
+        ("", b"\x05\x00\x00\x00x", kind, 400),
+        ("", bytes(4 * 10_001), kind, 413),
+        ("", bytes((16 << 20) + 1), {}, 413),
+    ):
+        assert served.refusal("POST", f"/v1/records{query}", body, **headers).status == status
+    assert served.primary.current_logical_lsn == 10
+    problem = served.refusal("POST", "/v1/records?ack=1", b"x")
+    assert (problem.status, problem.kind, problem.facts) == (503, "copies-missing", {"lsns": [11]})
+    assert served.primary.current_logical_lsn == 11
+    served.primary.fence(3)
+    problem = served.refusal("POST", "/v1/records", b"x")
+    assert (problem.kind, problem.facts) == ("newer-term", {"term": 1, "newer": 3, "lsns": []})
+
+
 def test_what_it_says_of_itself(served: Served) -> None:
     served.register(region="eu")
     served.primary.commit(b"eleven")
@@ -302,6 +342,8 @@ REQUESTS = [
     ("DELETE", "/v1/replicas/a", None, "o a"),
     ("POST", "/v1/replicas/a/ack", b'{"position":"0:0:00000000","applied_lsn":0,"durable_lsn":0}', "o a"),
     ("GET", "/v1/snapshot?replica_id=a", None, "o a"),
+    ("POST", "/v1/records", b"x", "p a"),
+    ("GET", "/v1/records", None, "r a"),
     ("GET", "/v1/status", None, "r a"),
     ("GET", "/v1/slots", None, "r a"),
     ("GET", "/v1/retention", None, "r a"),
@@ -339,6 +381,7 @@ def test_who_may(guarded: Served, method: str, path: str, body: bytes | None, al
         ("POST", "/v1/replicas/a/ack", b"{}", 400, "applied_lsn must be a whole number"),
         ("GET", "/v1/nothing", None, 404, "nothing at this address"),
         ("PUT", "/v1/wal", None, 405, "nothing at this address"),
+        ("PUT", "/v1/records", None, 405, "nothing at this address"),
         ("GET", "/../../etc/passwd", None, 404, "nothing at this address"),
     ],
 )

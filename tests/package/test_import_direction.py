@@ -112,9 +112,10 @@ DIRECTION: list[tuple[str, str]] = [
     ),
     ("net.sink", "errors records net.following net.messages net.protocol spool.files spool.log"),
     ("net.state", "replication.primary"),
+    ("net.records", "errors net.messages net.protocol replication.commit replication.primary"),
     (
         "net.server",
-        "errors net.state net.auth net.messages net.protocol net.serving net.source replication.primary",
+        "errors net.records net.state net.auth net.messages net.protocol net.serving net.source replication.primary",
     ),
     ("net", "net.server"),
     ("cli", " core"),

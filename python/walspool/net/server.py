@@ -39,6 +39,7 @@ from walspool.net.protocol import (
     number,
     position_text,
 )
+from walspool.net.records import MAX_RECORDS_BYTES, append, parse_ack, read
 from walspool.net.serving import Wait
 from walspool.net.source import Pull, SnapshotProvider, Source
 from walspool.net.state import retention_of, slots_of, status_of
@@ -83,6 +84,8 @@ class ReplicationApp(Starlette):
             Route("/v1/replicas/{id}", self._answer(self._unregister), methods=["DELETE"]),
             Route("/v1/replicas/{id}/ack", self._answer(self._acknowledge), methods=["POST"]),
             Route("/v1/snapshot", self._answer(self._load), methods=["GET"]),
+            Route("/v1/records", self._answer(self._append), methods=["POST"]),
+            Route("/v1/records", self._answer(self._read), methods=["GET"]),
             Route("/v1/status", self._answer(self._state(status_of)), methods=["GET"]),
             Route("/v1/slots", self._answer(self._state(slots_of)), methods=["GET"]),
             Route("/v1/slots/{id}", self._answer(self._drop_slot), methods=["DELETE"]),
@@ -153,6 +156,17 @@ class ReplicationApp(Starlette):
         except UnknownReplica as error:
             raise Refused(404, "unknown-replica", str(error)) from None
         return _json({"dropped": name})
+
+    async def _append(self, request: Request, grant: Grant) -> Response:
+        grant.require("append")
+        ack = parse_ack(request.scope["query_string"])
+        body = await _body(request, MAX_RECORDS_BYTES, STALL_S)
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return _json(await append(self._primary, body, media_type, ack))
+
+    async def _read(self, request: Request, grant: Grant) -> Response:
+        grant.require("read")
+        return _json(await asyncio.to_thread(read, self._primary, request.scope["query_string"]))
 
     async def _register(self, request: Request, grant: Grant) -> Response:
         registration = Registration.parse(await _body(request))
@@ -259,17 +273,17 @@ class _Stream:
             self._close()
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, maximum: int = MAX_JSON_BYTES, seconds: float = BODY_S) -> bytes:
     """The body, if it is small and comes in time."""
     found = bytearray()
     try:
-        async with asyncio.timeout(BODY_S):
+        async with asyncio.timeout(seconds):
             async for part in request.stream():
                 found += part
-                if len(found) > MAX_JSON_BYTES:
-                    raise Refused(413, "too-large", f"the body is above {MAX_JSON_BYTES} bytes")
+                if len(found) > maximum:
+                    raise Refused(413, "too-large", f"the body is above {maximum} bytes")
     except TimeoutError:
-        raise Refused(408, "too-slow", f"the body did not come within {BODY_S:.0f} s") from None
+        raise Refused(408, "too-slow", f"the body did not come within {seconds:.0f} s") from None
     return bytes(found)
 
 
