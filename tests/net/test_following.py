@@ -154,7 +154,11 @@ def test_a_diverged_log_stops_until_a_person_decides(following: Following) -> No
     assert isinstance(following.error, walspool.Diverged)
     assert (following.error.ours, following.error.theirs) == (LAST, Position(3, 50, 0xCD))
     following.tick(1e9)
+    following.failed(walspool.ProtocolError(reason="late"), 0.0)
+    following.refused(problem("rebootstrap-required", cause="x", comparable=True), 0.0)
+    following.ack_refused(problem("ack-beyond-wal"), 0.0)
     assert state(following) is State.STOPPED
+    assert isinstance(following.error, walspool.Diverged)
     following.start_again()
     following.registered(8)
     assert state(following) is State.LOADING
@@ -210,7 +214,9 @@ def test_a_refused_acknowledgement(following: Following) -> None:
     assert state(following) is State.REGISTERING
     assert following.next_ack() is None
     following.registered(8)
-    assert following.next_ack() == Ack(LAST, 0, 50)  # which the new session has not heard of
+    assert following.next_ack() is None  # the new session has not shown yet that this is the primary's
+    following.head(StreamHead(3, 90, 1, LAST), LOG, 0.0)
+    assert following.next_ack() == Ack(LAST, 0, 50)
 
 
 def test_what_an_acknowledgement_could_not_compare_is_noted(following: Following) -> None:

@@ -132,8 +132,8 @@ class Following:
     def registered(self, session: int) -> None:
         """The primary has registered us."""
         self.session = session
-        self._ack = None
-        self._acked = None
+        # what we hold is the primary's only once a response behind it has come
+        self._ack = self._acked = self._durable = None
         self.state = State.LOADING if self._must_load else State.PULLING
 
     def head(self, head: StreamHead, log: OwnLog, now_s: float) -> bool:
@@ -152,6 +152,8 @@ class Following:
 
     def refused(self, problem: Problem, now_s: float) -> None:
         """A request was answered with a problem."""
+        if self.state is State.STOPPED:  # a late answer changes nothing
+            return
         error = problem.as_error()
         if problem.kind == "rebootstrap-required":
             self.error, self._must_load, self.state = error, True, State.LOADING
@@ -174,6 +176,8 @@ class Following:
 
     def failed(self, error: WalspoolError, now_s: float) -> None:
         """No answer, or one that can't be used: wait, longer each time."""
+        if self.state is State.STOPPED:
+            return
         self.error = error
         pause = min(_FIRST_PAUSE_S * 2**self._failures, _LAST_PAUSE_S) * (0.5 + self._random() / 2)
         self._failures = min(self._failures + 1, 16)
