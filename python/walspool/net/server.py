@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -73,7 +74,7 @@ class ReplicationApp(Starlette):
     def __init__(
         self, primary: PrimaryReplication, *, auth: TokenAuth | None = None, snapshot: SnapshotProvider | None = None
     ) -> None:
-        self._source = Source(primary, first_session=time.time_ns() >> 10, snapshot=snapshot)
+        self._source = Source(primary, first_session=secrets.randbits(62), snapshot=snapshot)
         self._primary = primary
         self._auth = auth
         self._ending = False
