@@ -277,6 +277,15 @@ impl Appender {
         })
     }
 
+    /// No new record of a term at or below `term`, but for frames of another log: that term is another primary's.
+    pub fn fence(&self, term: u64) -> Result<(), CoreError> {
+        self.alive()?;
+        self.commit.with_queue(|queue| {
+            queue.fence = queue.fence.max(Some(term));
+            Ok(())
+        })
+    }
+
     /// Waits for what is in flight, cuts the file to what is durable, and lets go of it. Later calls do nothing.
     pub fn close(&self) -> Result<(), CoreError> {
         if self.alive().is_err() {

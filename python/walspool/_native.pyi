@@ -404,6 +404,9 @@ class Appender:
     def raise_term(self, term: int) -> None:
         """Take no term below ``term``; a record without a term gets it."""
 
+    def fence(self, term: int) -> None:
+        """Take no record of a term at or below ``term``, but for frames: that term is another primary's."""
+
     def wait_lsn(self, since_lsn: int, timeout: float | None) -> bool:
         """Wait until a record above ``since_lsn`` is durable; ``False`` after ``timeout`` seconds. Ctrl-C works."""
 

@@ -163,13 +163,18 @@ class LsnOrderError(SpoolError, ValueError):
 
 
 class StaleTermError(SpoolError, ValueError):
-    """A term below the current one: a newer primary exists. Facts: ``term``, ``current_term``, ``index``."""
+    """A term below the current one, or another primary's. Facts: ``term``, ``current_term``, ``index``."""
 
     summary = "term {term} is below the current term {current_term}"
     advice = "nothing was appended; terms never decrease"
     term: int = 0
     current_term: int = 0
     index: int | None = None
+
+    def _words(self) -> str:
+        if self.term != self.current_term:
+            return super()._words()
+        return f"term {self.term} is another primary's; nothing was appended; promote this log to a higher one first"
 
 
 class RebootstrapRequired(WalspoolError):

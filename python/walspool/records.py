@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, NamedTuple
 
-__all__ = ["MAX_U64", "Position", "check_u64", "stable_bytes"]
+from walspool.errors import ReplicaIdInvalid
+
+__all__ = ["MAX_U64", "Position", "check_replica_id", "check_u64", "stable_bytes"]
 
 MAX_U64: Final = 2**64 - 1
+_REPLICA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
 class Position(NamedTuple):
@@ -24,6 +28,15 @@ def check_u64(name: str, value: Any, where: str = "") -> int:
     if not 0 <= value <= MAX_U64:
         raise ValueError(f"{where}{name} must be between 0 and 2**64-1, not {value}")
     return value
+
+
+def check_replica_id(replica_id: str) -> str:
+    """Return an id for a new replica; refuse what is not 1 to 64 of ``A-Z a-z 0-9 . _ -``."""
+    if not isinstance(replica_id, str):
+        raise TypeError(f"a replica id must be a str, not {type(replica_id).__name__}")
+    if not _REPLICA_ID.fullmatch(replica_id):
+        raise ReplicaIdInvalid(replica_id=repr(replica_id[:80]))
+    return replica_id
 
 
 def stable_bytes(data: Any) -> bytes:

@@ -58,6 +58,8 @@ pub struct Admission {
     pub lsn: u64,
     /// The term of the next record must not be below this.
     pub term: u64,
+    /// The term of the next record must be above this, unless it comes as a frame of another log.
+    pub fence: Option<u64>,
     /// Durable bytes of the file.
     pub end: u64,
     /// Whether they hold a record.
@@ -88,7 +90,7 @@ impl Admission {
 
     /// The position of the next record.
     pub fn position(&self) -> Position {
-        Position { lsn: self.lsn, term: self.term }
+        Position { lsn: self.lsn, term: self.term, fence: self.fence }
     }
 
     /// Gives the positions up to `position` away.
@@ -105,25 +107,30 @@ pub struct Position {
     pub lsn: u64,
     /// Never decreases.
     pub term: u64,
+    /// Own records have a term above it.
+    pub fence: Option<u64>,
 }
 
 impl Position {
     /// The position of `part`, right or not.
     #[must_use]
     pub fn of<P: Part>(self, part: &P) -> Self {
-        Self { lsn: part.lsn().unwrap_or(self.lsn.saturating_add(1)), term: part.term().unwrap_or(self.term) }
+        Self { lsn: part.lsn().unwrap_or(self.lsn.saturating_add(1)), term: part.term().unwrap_or(self.term), ..self }
     }
 
     /// The position of `part`, if it may come after this one.
     pub fn next<P: Part>(self, part: &P) -> Result<Self> {
-        let Self { lsn, term } = self.of(part);
+        let Self { lsn, term, fence } = self.of(part);
         if lsn <= self.lsn {
             return Err(CoreError::LsnOrder { lsn, last_lsn: self.lsn, index: None });
         }
         if term < self.term {
             return Err(CoreError::StaleTerm { term, current_term: self.term, index: None });
         }
-        Ok(Self { lsn, term })
+        if let Some(fence) = fence.filter(|fence| P::OWN && term <= *fence) {
+            return Err(CoreError::StaleTerm { term, current_term: fence, index: None });
+        }
+        Ok(Self { lsn, term, fence })
     }
 
     /// Whether all `parts` may come after this one, in order; an error says which of them not, counting from `base`.
@@ -141,6 +148,8 @@ impl Position {
 
 /// Something that becomes one frame.
 pub trait Part {
+    /// Whether it is made here, not shipped from another log.
+    const OWN: bool;
     /// Its LSN; `None` for the next.
     fn lsn(&self) -> Option<u64>;
     /// Its term; `None` for the current one.
@@ -169,6 +178,8 @@ impl<'a> Record<'a> {
 }
 
 impl Part for Record<'_> {
+    const OWN: bool = true;
+
     fn lsn(&self) -> Option<u64> {
         self.lsn
     }

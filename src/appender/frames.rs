@@ -13,6 +13,8 @@ pub struct RawFrame<'a> {
 }
 
 impl Part for RawFrame<'_> {
+    const OWN: bool = false;
+
     fn lsn(&self) -> Option<u64> {
         Some(self.lsn)
     }

@@ -93,6 +93,22 @@ fn what_is_written_is_what_is_reported() {
 }
 
 #[test]
+fn a_fence_keeps_own_records_out() {
+    let log = Log::new(PLAIN);
+    log.appender.append_one(&Record::new(None, Some(3), 1, b"")).unwrap();
+    log.appender.fence(5).unwrap();
+    log.appender.fence(4).unwrap();
+    let refused = log.appender.append_one(&next(b"")).unwrap_err().error;
+    assert_eq!(refused, CoreError::StaleTerm { term: 3, current_term: 5, index: None });
+    let own = |term| Record::new(None, Some(term), 1, b"");
+    let refused = log.appender.append(&[own(6), own(6), own(7)], Some(0)).map(|done| done.count);
+    assert_eq!(refused, Ok(3));
+    let refused = log.appender.append_one(&own(5)).unwrap_err().error;
+    assert_eq!(refused, CoreError::StaleTerm { term: 5, current_term: 7, index: None });
+    assert_eq!(log.check().records, 4);
+}
+
+#[test]
 fn order_and_terms_are_kept() {
     let log = Log::new(PLAIN);
     log.appender.append_one(&Record::new(Some(7), Some(3), 1, b"")).unwrap();

@@ -217,6 +217,12 @@ impl PyAppender {
         self.detached(py, |appender| appender.raise_term(term))
     }
 
+    /// No new record of a term at or below `term`, but for frames.
+    fn fence(&self, py: Python<'_>, term: &Bound<'_, PyAny>) -> PyResult<()> {
+        let term = u64_arg(term, "term")?;
+        self.detached(py, |appender| appender.fence(term))
+    }
+
     /// Waits until the durable LSN is above `since_lsn`; false after `timeout` seconds. Ctrl-C works.
     fn wait_lsn(&self, py: Python<'_>, since_lsn: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
         let since_lsn = u64_arg(since_lsn, "since_lsn")?;

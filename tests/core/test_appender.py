@@ -72,6 +72,34 @@ def test_a_term_that_is_not_given(writer: kit.Writer) -> None:
     assert writer.entries()[-1][1] == 4
 
 
+def test_a_fence_keeps_own_records_out(writer: kit.Writer) -> None:
+    writer.append(1, term=3)
+    writer.appender.fence(0)
+    writer.appender.fence(5)
+    writer.appender.fence(4)
+    assert writer.appender.current_term == 3
+    payload = b'{"operation":"insert","term":5}'
+    for refused in (
+        lambda: writer.append(),
+        lambda: writer.append(2, term=5),
+        lambda: writer.appender.append(None, payload, None, 1),
+        lambda: writer.appender.append_many([(2, b"")], None, 1, 0),
+        lambda: writer.appender.append_next_many([b""], 5, 1, 0),
+    ):
+        with pytest.raises(StaleTermError) as caught:
+            refused()
+        assert caught.value.current_term == 5
+    results, _ = writer.appender.append_each([(None, b"", 4, 1), (None, b"", 6, 1)], 0)
+    assert isinstance(results[0], StaleTermError)
+    assert results[1] == 2
+    assert writer.append() == 3
+    writer.appender.fence(9)
+    assert writer.appender.append_frames(kit.v3(4, term=6) + kit.v3(5, term=9), 0)[:3] == (2, 4, 5)
+    with pytest.raises(StaleTermError, match=r"^term 9 is another primary's; nothing was appended; promote"):
+        writer.append()
+    assert writer.lsns() == [1, 2, 3, 4, 5]
+
+
 def test_a_timestamp_that_is_not_given_is_now(core: ModuleType, writer: kit.Writer) -> None:
     writer.appender.append(None, b"x", None, None)
     assert 1_600_000_000_000 < writer.entries()[0][2] < 10_000_000_000_000

@@ -59,6 +59,11 @@ def test_an_open_loads_nothing_that_takes_long_and_is_not_used(core: ModuleType,
         assert loaded.isdisjoint({"dataclasses", "inspect", "walspool.changes"})
 
 
+def test_a_follower_needs_nothing_that_a_server_does(core: ModuleType, tmp_path: Path) -> None:
+    loaded = _loads(core, "import walspool.net, walspool.net.sink, walspool.net.source, walspool.net.auth", tmp_path)
+    assert {each.partition(".")[0] for each in loaded} - {"walspool"} <= set(sys.stdlib_module_names)
+
+
 def test_a_wish_for_a_core_is_met_or_refused(core: ModuleType, tmp_path: Path) -> None:
     assert core.__name__ in _loads(core, "import walspool.core", tmp_path)
     run = subprocess.run(

@@ -82,7 +82,7 @@ DIRECTION: list[tuple[str, str]] = [
     ("replication.buffer", "errors records"),
     ("replication.slot", "records"),
     ("replication.slot_file", "errors replication.slot spool.files"),
-    ("replication.slots", "errors replication.slot replication.slot_file spool.interrupt"),
+    ("replication.slots", "errors records replication.slot replication.slot_file spool.interrupt"),
     ("replication.retention", "replication.slot"),
     ("replication.resume", "replication.slot"),
     ("replication.registry", "records"),
@@ -111,12 +111,29 @@ DIRECTION: list[tuple[str, str]] = [
         "replication.primary replication.quorum replication.registry replication.resume replication.retention "
         "replication.slot",
     ),
+    ("net.protocol", "errors records"),
+    ("net.messages", "errors records net.protocol"),
+    ("net.auth", "records net.protocol"),
+    ("net.serving", "records net.messages net.protocol"),
+    ("net.following", "errors records net.messages net.protocol"),
+    (
+        "net.source",
+        "errors records net.messages net.protocol net.serving replication.primary replication.resume spool.log",
+    ),
+    ("net.sink", "errors records net.following net.messages net.protocol spool.files spool.log"),
+    ("net.state", "replication.primary"),
+    ("net.records", "errors net.messages net.protocol replication.commit replication.primary"),
+    (
+        "net.server",
+        "errors net.records net.state net.auth net.messages net.protocol net.serving net.source replication.primary",
+    ),
+    ("net", "net.server"),
     ("cli", " core"),
 ]
 #: What lies in one of these is judged by its folder's line, except among itself.
 FOLDERS = ("cli",)
 #: Not of the standard library, and who may import it.
-THIRD_PARTY = {"typer": "cli", "click": "cli", "rich": "cli", "pyarrow": "core.pure"}
+THIRD_PARTY = {"typer": "cli", "click": "cli", "rich": "cli", "pyarrow": "core.pure", "starlette": "net.server"}
 
 
 def _short(name: str) -> str:

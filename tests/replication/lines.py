@@ -1,4 +1,6 @@
-"""The lines of the contract's sections 5 to 9, by the short names under which tests and planted changes speak of them.
+"""The lines of the contract's sections 5 to 9, and those of 10 that need no network, by short names.
+
+Under these tests and planted changes speak of them.
 
 ``7.R4`` is behaviour of the reference that must hold exactly, ``7.P4`` a place where walspool is better on purpose.
 """
@@ -78,4 +80,6 @@ LINES = {
     "9.P2": "any other policy, also the empty string, is a ValueError",
     "9.R3": "flow control: soft lag target against the slowest durable LSN of the replicas in the quorum; above it "
     "Throttled, at or below it Granted; 0 is off; others never throttle",
+    "10.P6": "a primary that meets a newer term stops accepting appends (StaleTermError, kept in .state)",
+    "10.P7": "a slot that bootstraps is exempt from horizon and idle limits, up to bootstrap_timeout (1 h)",
 }

@@ -17,7 +17,7 @@ from tests.replication.conftest import Opener
 from tests.replication.kit import FOREVER_MS, Clock, calls, fill, logged, refused, slots_file, state_of, store
 from tests.spool.kit import contents, files_limited_to
 from walspool import PrimaryReplication
-from walspool.replication.slots import check_replica_id
+from walspool.records import check_replica_id
 
 HUGE = 2**64
 

@@ -59,7 +59,7 @@ def test_register_known(registry: ReplicaRegistry) -> None:
     """register_replica, known: progress is kept, last_seen refreshed, the epoch does not move."""
     registry.note_sent("r", 80, 1001)
     registry.ack("r", 70, 60, 1002, 3, 2)
-    registry.set_rebootstrapping("r", True)
+    registry.set_rebootstrapping("r", True, 7)
     epoch = registry.topology_epoch
     assert not registry.register("r", 99, None, 5000)
     assert registry.snapshots() == [
@@ -103,10 +103,10 @@ def test_unregister(registry: ReplicaRegistry) -> None:
 def test_set_rebootstrapping(registry: ReplicaRegistry) -> None:
     """set_replica_rebootstrapping: whether the id is known; the epoch goes up only when the flag changes."""
     for flag, epoch in ((False, 1), (True, 2), (True, 2), (False, 3), (False, 3)):
-        assert registry.set_rebootstrapping("r", flag)
+        assert registry.set_rebootstrapping("r", flag, 7)
         assert registry.get("r") == state(rebootstrapping=flag)
         assert registry.topology_epoch == epoch
-    assert not registry.set_rebootstrapping("ghost", True)
+    assert not registry.set_rebootstrapping("ghost", True, 7)
     assert (registry.topology_epoch, len(registry)) == (3, 1)
 
 

@@ -11,6 +11,7 @@ import pytest
 import walspool
 from tests.spool.kit import fill, refused
 from walspool.spool.segments import WriterSegments
+from walspool.spool.state import State
 
 
 def test_a_new_term(core: ModuleType, tmp_path: Path) -> None:
@@ -61,6 +62,68 @@ def test_a_lower_term_is_refused(core: ModuleType, tmp_path: Path) -> None:
                 log.begin_term(wrong)
     with pytest.raises(walspool.SpoolClosed):
         log.begin_term(9)
+
+
+@pytest.mark.parametrize("records", [0, 3])
+def test_a_fenced_log_takes_only_frames(core: ModuleType, tmp_path: Path, records: int) -> None:
+    with walspool.open(tmp_path / "app.db") as log:
+        fill(log, records)
+        assert log.fenced_term == 0
+        log.fence(5)
+        log.fence(4)
+    frame = walspool.core.encode_frame(9, b"shipped", term=5, timestamp_ms=1)
+    with walspool.open(tmp_path / "app.db") as log:
+        assert (log.fenced_term, log.current_term) == (5, 1)
+        for append in (lambda: log.append_next(b"x"), lambda: log.append(20, b"x", term=5), lambda: log.begin_term(5)):
+            with pytest.raises(walspool.StaleTermError):
+                append()
+        assert log.append_frames(frame).last_lsn == 9
+        assert log.current_term == 5
+        with pytest.raises(walspool.StaleTermError, match="term 5 is another primary's"):
+            log.append_next(b"x")
+        log.begin_term(6)
+        assert log.append_next(b"own") == 10
+        assert [each.term for each in log] == [1] * records + [5, 6]
+        for wrong in (-1, 1 << 64):
+            with pytest.raises(ValueError, match="term"):
+                log.fence(wrong)
+    with walspool.open(tmp_path / "app.db", read_only=True) as reader:
+        assert reader.fenced_term == 5
+        with pytest.raises(walspool.SpoolReadOnly):
+            reader.fence(8)
+
+
+def test_a_fence_outlives_a_restart_of_the_log(core: ModuleType, tmp_path: Path) -> None:
+    with walspool.open(tmp_path / "app.db") as log:
+        fill(log, 3)
+        log.fence(5)
+    with walspool.LogicalWalSpool.restart_at(tmp_path / "app.db", walspool.Position(2, 40, 1)) as log:
+        assert (log.fenced_term, log.current_term) == (5, 2)
+        with pytest.raises(walspool.StaleTermError):
+            log.append_next(b"x")
+
+
+def test_a_fence_that_cant_be_written_holds_all_the_same(
+    core: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with walspool.open(tmp_path / "app.db") as log:
+        fill(log, 3)
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("walspool.spool.segments.save_state", full)
+        with pytest.raises(OSError, match="No space"):
+            log.fence(5)
+        with pytest.raises(walspool.StaleTermError):
+            log.append_next(b"x")
+
+
+def test_a_state_of_an_earlier_release_has_no_fence(core: ModuleType, tmp_path: Path) -> None:
+    state = State(bytes(16), term=3)
+    text = state.encode().split(b"\n", 1)[1].replace(b'"fence":0,', b"")
+    head = b"walspool-state 1 crc32=%08x\n" % walspool.core.crc32(text)
+    assert State.decode(head + text) == state
 
 
 def test_a_reader_has_no_terms_to_begin(core: ModuleType, tmp_path: Path) -> None:

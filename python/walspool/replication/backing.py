@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any
 
-from walspool.errors import SpoolClosed, SpoolError
+from walspool.errors import SpoolClosed, SpoolError, StaleTermError
 from walspool.records import check_u64, stable_bytes
 from walspool.replication.buffer import WalBuffer
 from walspool.replication.resume import LogBounds
@@ -39,6 +39,15 @@ class Backing(ABC):
     @abstractmethod
     def begin_term(self, term: int) -> None:
         """Go on in ``term``, unless the log is in a higher one already."""
+
+    @property
+    @abstractmethod
+    def fenced_term(self) -> int:
+        """The highest term in which another primary was met, 0 for none."""
+
+    @abstractmethod
+    def fence(self, term: int) -> None:
+        """Refuse records in ``term`` and below, durably."""
 
     @abstractmethod
     def append(self, lsn: int, data: Any) -> None:
@@ -99,8 +108,15 @@ class SpoolBacking(Backing):
         return self.spool.current_term
 
     def begin_term(self, term: int) -> None:
-        if term > self.spool.current_term:
+        if term > max(self.spool.current_term, self.spool.fenced_term):
             self.spool.begin_term(term)
+
+    @property
+    def fenced_term(self) -> int:
+        return self.spool.fenced_term
+
+    def fence(self, term: int) -> None:
+        self.spool.fence(term)
 
     def append(self, lsn: int, data: Any) -> None:
         payload = stable_bytes(data)
@@ -176,6 +192,7 @@ class MemoryBacking(Backing):
     def __init__(self, buffer: WalBuffer) -> None:
         super().__init__(buffer)
         self._term = 1
+        self._fence = 0
         self._lock = threading.Lock()
         self._waiting: list[tuple[int, threading.Event]] = []
         self._closed = False
@@ -191,13 +208,20 @@ class MemoryBacking(Backing):
     def begin_term(self, term: int) -> None:
         self._term = max(self._term, term)
 
+    @property
+    def fenced_term(self) -> int:
+        return self._fence
+
+    def fence(self, term: int) -> None:
+        self._fence = max(self._fence, term)
+
     def append(self, lsn: int, data: Any) -> None:
-        self._open()
+        self._writable()
         self.buffer.append(lsn, data)
         self._wake()
 
     def append_next(self, data: Any) -> int:
-        self._open()
+        self._writable()
         lsn = self.buffer.append_next(data)
         self._wake()
         return lsn
@@ -254,6 +278,11 @@ class MemoryBacking(Backing):
     def close(self) -> None:
         self._closed = True
         self._wake()
+
+    def _writable(self) -> None:
+        self._open()
+        if self._term <= self._fence:
+            raise StaleTermError(term=self._term, current_term=self._fence)
 
     def _open(self) -> None:
         if self._closed:

@@ -75,6 +75,23 @@ class CommittingPrimary(ABC):
         return self._backing.term
 
     @property
+    def fenced_by(self) -> int | None:
+        """The term of the primary that has replaced this one; ``None`` while nobody has."""
+        met = self._backing.fenced_term
+        return met if met >= self._backing.term else None
+
+    def fence(self, term: int) -> bool:
+        """A primary of ``term`` was met elsewhere; whether that, or one met before, has replaced this one.
+
+        A newer term does: from now on, also behind a restart, every append is refused with ``StaleTermError``, while
+        reads, replicas and slots go on. An equal or older one changes nothing. ``OSError``: it holds until the close.
+        """
+        self._open()
+        if check_u64("term", term) > self._backing.term:
+            self._backing.fence(term)
+        return self.fenced_by is not None
+
+    @property
     def quorum(self) -> QuorumCoordinator:
         """The quorum of the configuration."""
         return QuorumCoordinator(self, self._config.quorum)

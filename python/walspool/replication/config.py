@@ -89,6 +89,7 @@ _MINIMUM: Final = {
     "max_batch_size": 1,
     "slot_retention_max_lag_lsn": 0,
     "slot_idle_timeout_ms": 0,
+    "bootstrap_timeout_ms": 0,
     "max_retained_bytes": 0,
     "max_slots": 1,
     "slot_flush_interval_ms": 1,
@@ -117,6 +118,8 @@ class ReplicationConfig:
     slot_retention_max_lag_lsn: int = 100_000
     #: A slot whose replica was not seen for longer than this, in milliseconds, is invalidated. Default a day; 0 is off.
     slot_idle_timeout_ms: int = 86_400_000
+    #: For so long a slot whose replica loads a snapshot is past no limit, in milliseconds. Default an hour; 0 is off.
+    bootstrap_timeout_ms: int = 3_600_000
     #: A slot that holds more than this of the log, in bytes, is invalidated. Default 0, which is off.
     max_retained_bytes: int = 0
     #: How many slots there may be. Default 64, at least 1.

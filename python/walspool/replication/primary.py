@@ -137,11 +137,14 @@ class PrimaryReplication(RetainingPrimary):
         return known
 
     def set_replica_rebootstrapping(self, id: str, flag: bool) -> bool:
-        """Note that a replica is loading a snapshot, or has done so; whether the replica is known."""
+        """Note that a replica is loading a snapshot, or has done so; whether the replica is known.
+
+        While it does, up to ``bootstrap_timeout_ms``, its slot is past no limit.
+        """
         self._open()
         if not isinstance(flag, bool):
             raise TypeError(f"flag must be a bool, not {type(flag).__name__}")
-        return self._replicas.set_rebootstrapping(id, flag)
+        return self._replicas.set_rebootstrapping(id, flag, self._now())
 
     def note_replica_pull(self, id: str, last_sent_lsn: int) -> None:
         """A replica was sent everything through ``last_sent_lsn``. Waits for no disk."""
@@ -219,6 +222,9 @@ class PrimaryReplication(RetainingPrimary):
         super().reset_slot(id, lsn)
         if self._replicas.reset(id, lsn, self._now()):
             self.commit_waiter.forget_ack(id)
+
+    def _loading(self) -> dict[str, int]:
+        return self._replicas.loading_since()
 
     def _register(self, id: str, restart_lsn: int, region: str | None, now_ms: int) -> None:
         self._replicas.register(id, restart_lsn, region, now_ms)

@@ -53,6 +53,8 @@ class ReplicaRegistry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._replicas: dict[str, ReplicaState] = {}
+        #: Since when each of those that are loading a snapshot does so.
+        self._loading_since: dict[str, int] = {}
         self._epoch = 0
 
     def register(self, id: str, restart_lsn: int, region: str | None, now_ms: int) -> bool:
@@ -95,6 +97,7 @@ class ReplicaRegistry:
                 last_seen_at_unix_ms=now_ms,
                 rebootstrapping=False,
             )
+            self._loading_since.pop(id, None)
             self._epoch += 1
             return True
 
@@ -103,10 +106,11 @@ class ReplicaRegistry:
         with self._lock:
             if self._replicas.pop(id, None) is None:
                 return False
+            self._loading_since.pop(id, None)
             self._epoch += 1
             return True
 
-    def set_rebootstrapping(self, id: str, flag: bool) -> bool:
+    def set_rebootstrapping(self, id: str, flag: bool, now_ms: int) -> bool:
         """Note whether a replica is loading a snapshot; whether the id is known."""
         with self._lock:
             known = self._replicas.get(id)
@@ -115,7 +119,16 @@ class ReplicaRegistry:
             if known.rebootstrapping != flag:
                 self._replicas[id] = replace(known, rebootstrapping=flag)
                 self._epoch += 1
+                if flag:
+                    self._loading_since[id] = now_ms
+                else:
+                    self._loading_since.pop(id, None)
             return True
+
+    def loading_since(self) -> dict[str, int]:
+        """Per replica that is loading a snapshot since when it does."""
+        with self._lock:
+            return dict(self._loading_since)
 
     def note_sent(self, id: str, lsn: int, now_ms: int) -> None:
         """A replica was sent everything up to ``lsn``. Nothing for an unknown id."""

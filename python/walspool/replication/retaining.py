@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ from walspool.replication.retention import (
     forecast,
     past_limit,
     retention_floor,
+    span,
     summarize,
 )
 from walspool.replication.slot import ReplicationSlot, SlotInvalidationCause, WalStatus
@@ -50,18 +52,28 @@ class RetainingPrimary(CommittingPrimary):
         self._history = RetentionHistory()
         self._partial_resyncs = 0
 
+    @abstractmethod
+    def _loading(self) -> dict[str, int]:
+        """The replicas that are loading a snapshot, and since when."""
+
     # -- slots ---------------------------------------------------------------------------------------------------------
 
     def slot_snapshots(self) -> list[ReplicationSlot]:
         """All slots, sorted by id; copies, with ``wal_status`` and ``retained_bytes``."""
         self._open()
         now_ms, seen_at = self._now(), self._slots.seen_at()
+        exempt = self._exempt(now_ms)
         found = []
         for slot in self._slots.snapshots():
             standing = self._standing(slot, now_ms, seen_at.get(slot.id, now_ms))
-            status = self._status(slot, standing)
+            status = self._status(slot, standing, slot.id in exempt)
             found.append(replace(slot, wal_status=status, retained_bytes=standing.bytes if slot.valid else 0))
         return found
+
+    def find_slot(self, id: str) -> ReplicationSlot | None:
+        """The slot of a replica, without ``wal_status`` and ``retained_bytes``; ``None`` without one. No disk."""
+        self._open()
+        return self._slots.get(id)
 
     def touch_slot(self, id: str, now_ms: int | None = None) -> None:
         """Note when a replica was last heard of, now by default; earlier than before, too. Invalid slots stay."""
@@ -111,7 +123,11 @@ class RetainingPrimary(CommittingPrimary):
             positions = {slot.restart_lsn for slot in self._slots.snapshots() if slot.valid}
             held = {lsn: self._backing.extent_after(lsn)[1] for lsn in positions}
 
+        exempt = self._exempt(now_ms)
+
         def judge(slot: ReplicationSlot, seen_at_ms: int) -> SlotInvalidationCause | None:
+            if slot.id in exempt:
+                return None
             lag_lsn, idle_ms = max(current_lsn - slot.restart_lsn, 0), max(now_ms - seen_at_ms, 0)
             return past_limit(self._limits, lag_lsn, idle_ms, lambda: held.get(slot.restart_lsn, 0))
 
@@ -165,7 +181,11 @@ class RetainingPrimary(CommittingPrimary):
         now_ms, seen_at = self._now(), self._slots.seen_at()
         slots = self._slots.snapshots()
         floor_lsn = retention_floor(slots)
-        held = [self._slot_retention(slot, floor_lsn, now_ms, seen_at.get(slot.id, now_ms)) for slot in slots]
+        exempt = self._exempt(now_ms)
+        held = [
+            self._slot_retention(slot, floor_lsn, now_ms, seen_at.get(slot.id, now_ms), exempt.get(slot.id))
+            for slot in slots
+        ]
         # a prune enforces the limits first
         staying = (slot.restart_lsn for slot in held if slot.wal_status is WalStatus.RESERVED)
         bounds = self._backing.bounds()
@@ -185,13 +205,15 @@ class RetainingPrimary(CommittingPrimary):
         )
 
     def _slot_retention(
-        self, slot: ReplicationSlot, floor_lsn: int | None, now_ms: int, seen_at_ms: int
+        self, slot: ReplicationSlot, floor_lsn: int | None, now_ms: int, seen_at_ms: int, exempt_ms: int | None
     ) -> SlotRetention:
         standing = self._standing(slot, now_ms, seen_at_ms)
-        status = self._status(slot, standing)
+        status = self._status(slot, standing, exempt_ms is not None)
         bound, left_ms, words = None, None, "it is invalid and holds nothing"
         if status is WalStatus.UNRESERVED:
             words, left_ms = "it is past a limit: the next enforcement invalidates it", 0
+        elif slot.valid and exempt_ms is not None:
+            words = f"its replica is loading a snapshot, so it is past no limit for another {span(exempt_ms)}"
         elif slot.valid:
             bound, left_ms, words = forecast(self._limits, standing, self._history.lag_then(slot, now_ms))
         return SlotRetention(
@@ -211,9 +233,16 @@ class RetainingPrimary(CommittingPrimary):
         lag_lsn = max(self._backing.current_lsn - slot.restart_lsn, 0)
         return Standing(lag_lsn, max(now_ms - seen_at_ms, 0), records, size)
 
-    def _status(self, slot: ReplicationSlot, standing: Standing) -> WalStatus:
+    def _exempt(self, now_ms: int) -> dict[str, int]:
+        """The replicas that are loading a snapshot, and for how many ms more their slots are past no limit."""
+        left = {id: since + self._config.bootstrap_timeout_ms - now_ms for id, since in self._loading().items()}
+        return {id: ms for id, ms in left.items() if ms > 0}
+
+    def _status(self, slot: ReplicationSlot, standing: Standing, exempt: bool) -> WalStatus:
         if not slot.valid:
             return WalStatus.LOST
+        if exempt:
+            return WalStatus.RESERVED
         past = past_limit(self._limits, standing.lag_lsn, standing.idle_ms, lambda: standing.bytes)
         return WalStatus.RESERVED if past is None else WalStatus.UNRESERVED
 

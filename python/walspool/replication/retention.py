@@ -18,6 +18,7 @@ __all__ = [
     "forecast",
     "past_limit",
     "retention_floor",
+    "span",
     "summarize",
 ]
 
@@ -158,10 +159,11 @@ def forecast(limits: Limits, standing: Standing, then: tuple[int, int] | None) -
         return None, None, "at its recent rate it reaches no limit"
     left, bound = min(times)
     left_ms = max(int(left), 0)
-    return bound, left_ms, f"at its recent rate it reaches {bound} in {_span(left_ms)}"
+    return bound, left_ms, f"at its recent rate it reaches {bound} in {span(left_ms)}"
 
 
-def _span(ms: int) -> str:
+def span(ms: int) -> str:
+    """A length of time in words."""
     seconds = ms / 1000
     for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import threading
 import weakref
 from collections import Counter
@@ -13,29 +12,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from walspool.errors import ReplicaIdInvalid, SlotLimitReached, SpoolClosed, UnknownReplica
+from walspool.errors import SlotLimitReached, SpoolClosed, UnknownReplica
+from walspool.records import check_replica_id
 from walspool.replication.slot import ReplicationSlot, SlotInvalidationCause
 from walspool.replication.slot_file import load_slots, save_slots
 from walspool.spool.interrupt import uninterrupted
 
-__all__ = ["SlotStore", "check_replica_id"]
+__all__ = ["SlotStore"]
 
 log = logging.getLogger("walspool")
 
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _Slots = dict[str, ReplicationSlot]
 #: Id, the slot before, the slot now, from when its idle time counted; ``None`` where there is none.
 _Change = tuple[str, ReplicationSlot | None, ReplicationSlot | None, int | None]
 _stores: weakref.WeakSet[SlotStore] = weakref.WeakSet()
-
-
-def check_replica_id(replica_id: str) -> str:
-    """Return an id for a new replica; refuse what is not 1 to 64 of ``A-Z a-z 0-9 . _ -``."""
-    if not isinstance(replica_id, str):
-        raise TypeError(f"a replica id must be a str, not {type(replica_id).__name__}")
-    if not _ID.fullmatch(replica_id):
-        raise ReplicaIdInvalid(replica_id=repr(replica_id[:80]))
-    return replica_id
 
 
 class SlotStore:

@@ -95,6 +95,7 @@ class SpoolFiles:
         self.active = active
         self.directory = active.parent
         self.lock = self._with(".lock")
+        self.loading = self._with(".loading")
         self.state = self._with(".state")
         self.state_spare = self._with(".state.spare")
         self.mark = self._with(".mark")

@@ -143,6 +143,8 @@ class LogicalWalSpool(WritableLog):
                 term=done.state.term,
                 fill_after=FILL_AFTER_FLUSHES,
             )
+            if done.state.fence:
+                appender.fence(done.state.fence)
         except BaseException:
             self._lock.release()
             raise

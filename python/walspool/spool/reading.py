@@ -64,6 +64,11 @@ class ReadableLog(ABC):
         return max(view.state.term, *(each.report.highest_term for each in view.everything()))
 
     @property
+    def fenced_term(self) -> int:
+        """The highest term in which another primary was met, 0 for none: own records need a higher one."""
+        return self._snapshot().state.fence
+
+    @property
     def record_count(self) -> int:
         """How many records are retained."""
         view = self._snapshot()
@@ -129,6 +134,20 @@ class ReadableLog(ABC):
                 if known.ordered:
                     break
         return None
+
+    def position_through(self, lsn: int) -> Position | None:
+        """The position of the last record at or below ``lsn``, the prune boundary included; ``None`` without one."""
+        view = self._snapshot()
+        check_u64("lsn", lsn)
+        state = view.state
+        if lsn > state.pruned_through:
+            for segment in reversed(view.everything()):
+                known = segment.report
+                if known.records and not (known.ordered and (known.first_lsn or 0) > lsn):
+                    found = segment.count_through(lsn)[1]
+                    if found is not None and found.lsn > state.pruned_through:
+                        return found
+        return state.boundary if state.boundary is not None and state.boundary.lsn <= lsn else None
 
     # -- reading ------------------------------------------------------------------------------------------------
 

@@ -35,8 +35,8 @@ def begin_restart(files: SpoolFiles, position: Position) -> None:
     removed = [fs.unlink(path) for path in files.list_aside()]
     if any(removed):
         fs.sync_directory(files.directory)
-    extra = old.extra if old is not None else {}
-    save_state(files, State(new_spool_id(), restart=position, extra=extra))
+    kept = old if old is not None else State(new_spool_id())
+    save_state(files, State(new_spool_id(), restart=position, fence=kept.fence, extra=kept.extra))
 
 
 def finish_restart(files: SpoolFiles, lock: WriterLock) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Segment", "Snapshot", "WriterSegments", "load_sidecar", "open_file", "position_of", "write_sidecar"]
 
 #: Fields of the state that two callers may want to raise at a time.
-_RISING = frozenset({"lsn_floor", "term", "pruned_through", "sealed_through"})
+_RISING = frozenset({"lsn_floor", "term", "fence", "pruned_through", "sealed_through"})
 
 
 class Segment(NamedTuple):

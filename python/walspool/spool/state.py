@@ -61,6 +61,8 @@ class State(NamedTuple):
     pruned_through: int = 0
     #: The last record that was pruned.
     boundary: Position | None = None
+    #: The highest term in which another primary was met, 0 for none; own records need a higher one.
+    fence: int = 0
     #: The highest LSN that was ever moved to a sealed segment.
     sealed_through: int = 0
     #: LSN ranges (first, last) that were acknowledged and are lost.
@@ -96,6 +98,7 @@ class State(NamedTuple):
             pruned_through=position.lsn,
             boundary=position if position.lsn else None,
             sealed_through=position.lsn,
+            fence=self.fence,
             extra=self.extra,
         )
 
@@ -106,6 +109,7 @@ class State(NamedTuple):
             spool_id=self.spool_id.hex(),
             lsn_floor=self.lsn_floor,
             term=self.term,
+            fence=self.fence,
             pruned_through=self.pruned_through,
             boundary=_position_out(self.boundary),
             sealed_through=self.sealed_through,
@@ -138,6 +142,7 @@ class State(NamedTuple):
             holes=holes,
             lsn_floor=_u64(body.pop("lsn_floor")),
             term=_u64(body.pop("term")),
+            fence=_u64(body.pop("fence", 0)),
             pruned_through=_u64(body.pop("pruned_through")),
             sealed_through=_u64(body.pop("sealed_through")),
             extra=body,

@@ -142,14 +142,25 @@ class WritableLog(ReadableLog):
     def begin_term(self, term: int) -> None:
         """Go on in ``term``, which is durable on return: records without a term carry it, lower terms are refused.
 
-        ``StaleTermError`` below ``current_term``.
+        ``StaleTermError`` below ``current_term``, and at or below ``fenced_term``.
         """
         segments = self._segments("begin_term")
-        current = segments.appender.current_term
-        if check_u64("term", term) < current:
-            raise StaleTermError(term=term, current_term=current)
+        current, fenced = segments.appender.current_term, segments.state.fence
+        if check_u64("term", term) < current or term <= fenced:
+            raise StaleTermError(term=term, current_term=max(current, fenced))
         segments.change_state(term=max(term, segments.state.term))
         segments.appender.raise_term(term)
+
+    def fence(self, term: int) -> None:
+        """Another primary is in ``term``: own records need a higher one from now on, durably.
+
+        Appends in ``current_term`` are refused with ``StaleTermError`` until ``begin_term`` goes above it. Frames
+        (``append_frames``) come from elsewhere and are not held up. ``OSError``: it holds until the log is closed.
+        """
+        segments = self._segments("fence")
+        check_u64("term", term)
+        segments.appender.fence(term)  # first: what can't be written down must hold all the same
+        segments.change_state(fence=term)
 
     # -- pruning ------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,8 @@ class Appender:
         check_u64("fill_after", fill_after)
         self._floor = floor_lsn
         self._term = term
+        #: Records of this log's own have a term above it.
+        self._fence = -1
         self._sealed = False
         self._closed = False
         self._abandoned = False
@@ -156,7 +158,7 @@ class Appender:
             self._ready()
             last_lsn, last_term = self._position(None)
             for frame in frames:
-                last_lsn, last_term = following(last_lsn, last_term, frame.lsn, frame.term, b"", None)
+                last_lsn, last_term = following(last_lsn, last_term, -1, frame.lsn, frame.term, b"", None)
             if bad is not None:
                 raise bad
             return self._run(0, len(frames), lambda batch, index: _take_frame(batch, frames[index]))
@@ -234,7 +236,7 @@ class Appender:
             self._ready()
             first = self._position(None)[0] + 1
             if start == 0:
-                check_all(*self._position(None), map(item, range(count)), term)
+                check_all(*self._position(None), self._fence, map(item, range(count)), term)
             return self._run(start, count, take), first
 
         with self._door:
@@ -270,7 +272,7 @@ class Appender:
         timestamp_ms: int,
         index: int | None = None,
     ) -> int:
-        lsn, term = following(*self._position(batch), lsn, term, payload, index)
+        lsn, term = following(*self._position(batch), self._fence, lsn, term, payload, index)
         batch.add(lsn, payload, term, timestamp_ms)
         return lsn
 
@@ -383,6 +385,13 @@ class Appender:
             self._term = max(self._term, term)
 
         self._turn(work)
+
+    def fence(self, term: int) -> None:
+        """Accept no record of a term at or below ``term`` any more, but for frames: that term is another primary's."""
+        check_u64("term", term)
+        self._own()
+        with self._mutex:
+            self._fence = max(self._fence, term)
 
     def close(self) -> None:
         """Wait for what is under way, trim the file, and let go of it. Twice does no harm.

@@ -37,9 +37,9 @@ def checked(item: Item) -> tuple[int | None, bytes, int | None, int]:
 
 
 def following(
-    last_lsn: int, last_term: int, lsn: int | None, term: int | None, payload: Any, index: int | None
+    last_lsn: int, last_term: int, fence: int, lsn: int | None, term: int | None, payload: Any, index: int | None
 ) -> tuple[int, int]:
-    """LSN and term of a record that follows those; an error where it may not."""
+    """LSN and term, above ``fence``, of a record that follows those; an error where it may not."""
     if lsn is None:
         lsn = min(last_lsn + 1, MAX_U64)
     if lsn <= last_lsn:
@@ -49,11 +49,15 @@ def following(
         term = change[0] if change is not None and change[1] else last_term
     if term < last_term:
         raise StaleTermError(term=term, current_term=last_term, **fact(index))
+    if term <= fence:
+        raise StaleTermError(term=term, current_term=fence, **fact(index))
     return lsn, term
 
 
-def check_all(last_lsn: int, last_term: int, items: Iterable[tuple[int | None, Any]], term: int | None) -> None:
+def check_all(
+    last_lsn: int, last_term: int, fence: int, items: Iterable[tuple[int | None, Any]], term: int | None
+) -> None:
     """Whether all items, one after the other, may follow those; the first bad one decides which error there is."""
     for index, (lsn, data) in enumerate(items):
         check_payload(data, index)
-        last_lsn, last_term = following(last_lsn, last_term, lsn, term, data, index)
+        last_lsn, last_term = following(last_lsn, last_term, fence, lsn, term, data, index)

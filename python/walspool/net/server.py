@@ -1,0 +1,307 @@
+"""The primary's end as an ASGI application: reads requests, calls ``Source``, streams what it gives.
+
+Whatever touches the disk runs in a thread; waiting for new records costs none. A response costs one chunk of memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from walspool.errors import UnknownReplica
+from walspool.net.auth import EVERYTHING, Grant, TokenAuth, refuse_foreign
+from walspool.net.messages import Ack, Registration, WalRequest, replica_id
+from walspool.net.protocol import (
+    CHECKSUM,
+    COMPARABLE,
+    MAX_JSON_BYTES,
+    MAX_RESPONSE_S,
+    PROBLEM_TYPE,
+    SESSION,
+    SNAPSHOT_POSITION,
+    SNAPSHOT_REACH,
+    TERM,
+    Problem,
+    Refused,
+    checksum,
+    number,
+    position_text,
+)
+from walspool.net.records import MAX_RECORDS_BYTES, append, parse_ack, read
+from walspool.net.serving import Wait
+from walspool.net.source import Pull, SnapshotProvider, Source
+from walspool.net.state import retention_of, slots_of, status_of
+from walspool.replication.primary import PrimaryReplication
+
+__all__ = ["ReplicationApp", "create_app"]
+
+log = logging.getLogger("walspool")
+
+#: A client that takes nothing, or gives nothing, for so long is dropped.
+STALL_S: Final = 30.0
+BODY_S: Final = 10.0
+
+_Handler = Callable[[Request, Grant], Awaitable[Any]]
+
+
+def create_app(
+    primary: PrimaryReplication, *, auth: TokenAuth | None = None, snapshot: SnapshotProvider | None = None
+) -> ReplicationApp:
+    """The ASGI application that serves ``primary`` to its replicas.
+
+    ``auth``: who may do what; without it only requests that name this machine's loopback are served, and those may do
+    everything. ``snapshot``: gives the LSN that a snapshot stands for, and its bytes.
+    """
+    return ReplicationApp(primary, auth=auth, snapshot=snapshot)
+
+
+class ReplicationApp(Starlette):
+    """See ``create_app``. ``end_streams`` ends every response under way, before a shutdown waits for them."""
+
+    def __init__(
+        self, primary: PrimaryReplication, *, auth: TokenAuth | None = None, snapshot: SnapshotProvider | None = None
+    ) -> None:
+        self._source = Source(primary, first_session=secrets.randbits(62), snapshot=snapshot)
+        self._primary = primary
+        self._auth = auth
+        self._ending = False
+        self._waits: set[asyncio.Task[Any]] = set()
+        routes = [
+            Route("/v1/wal", self._answer(self._wal), methods=["GET"]),
+            Route("/v1/replicas", self._answer(self._register), methods=["POST"]),
+            Route("/v1/replicas/{id}", self._answer(self._unregister), methods=["DELETE"]),
+            Route("/v1/replicas/{id}/ack", self._answer(self._acknowledge), methods=["POST"]),
+            Route("/v1/snapshot", self._answer(self._load), methods=["GET"]),
+            Route("/v1/records", self._answer(self._append), methods=["POST"]),
+            Route("/v1/records", self._answer(self._read), methods=["GET"]),
+            Route("/v1/status", self._answer(self._state(status_of)), methods=["GET"]),
+            Route("/v1/slots", self._answer(self._state(slots_of)), methods=["GET"]),
+            Route("/v1/slots/{id}", self._answer(self._drop_slot), methods=["DELETE"]),
+            Route("/v1/retention", self._answer(self._state(retention_of)), methods=["GET"]),
+            Route("/primary", self._answer(self._is_primary), methods=["GET"]),
+            Route("/replica", self._answer(self._is_replica), methods=["GET"]),
+            Route("/healthz", self._answer(self._alive), methods=["GET"]),
+        ]
+        super().__init__(routes=routes, exception_handlers={HTTPException: _no_such_route})
+
+    def end_streams(self) -> None:
+        """End open responses at once, and refuse new ones. For the event loop's own thread."""
+        self._ending = True
+        for each in self._waits:
+            each.cancel()
+
+    # -- every request -------------------------------------------------------------------------------------------------
+
+    def _answer(self, handler: _Handler) -> Callable[[Request], Awaitable[Any]]:
+        async def endpoint(request: Request) -> Any:
+            try:
+                if self._ending:
+                    raise Refused(503, "ending", "this server is shutting down")
+                return await handler(request, self._grant(request))
+            except Refused as error:
+                return _problem(error.problem)
+            except ClientDisconnect:
+                return Response(status_code=400)
+            except Exception:
+                # what went wrong here is nobody's business there
+                log.exception("a request to %s failed", request.scope["route"].path)
+                return _problem(Problem(500, "internal", "the server failed; its log says why"))
+
+        return endpoint
+
+    def _grant(self, request: Request) -> Grant:
+        if self._auth is not None:
+            return self._auth.grant(request.headers.get("authorization"))
+        refuse_foreign(request.headers.get("host"), request.headers.get("origin"))
+        return EVERYTHING
+
+    # -- the requests --------------------------------------------------------------------------------------------------
+
+    async def _alive(self, request: Request, grant: Grant) -> Response:
+        return _json({"alive": True})
+
+    async def _is_primary(self, request: Request, grant: Grant) -> Response:
+        newer = self._primary.fenced_by
+        if newer is not None:
+            raise Refused(503, "newer-term", "this primary was replaced", term=self._primary.term, newer=newer)
+        return _json({"term": self._primary.term})
+
+    async def _is_replica(self, request: Request, grant: Grant) -> Response:
+        raise Refused(503, "not-a-replica", "this is a primary, replaced or not")
+
+    def _state(self, state: Callable[[PrimaryReplication], dict[str, Any]]) -> _Handler:
+        async def handler(request: Request, grant: Grant) -> Response:
+            grant.require("read")
+            return _json(await asyncio.to_thread(state, self._primary))
+
+        return handler
+
+    async def _drop_slot(self, request: Request, grant: Grant) -> Response:
+        grant.require("admin")
+        name = replica_id("id", request.path_params["id"])
+        try:
+            await asyncio.to_thread(self._primary.drop_slot, name)
+        except UnknownReplica as error:
+            raise Refused(404, "unknown-replica", str(error)) from None
+        return _json({"dropped": name})
+
+    async def _append(self, request: Request, grant: Grant) -> Response:
+        grant.require("append")
+        ack = parse_ack(request.scope["query_string"])
+        body = await _body(request, MAX_RECORDS_BYTES, STALL_S)
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return _json(await append(self._primary, body, media_type, ack))
+
+    async def _read(self, request: Request, grant: Grant) -> Response:
+        grant.require("read")
+        return _json(await asyncio.to_thread(read, self._primary, request.scope["query_string"]))
+
+    async def _register(self, request: Request, grant: Grant) -> Response:
+        registration = Registration.parse(await _body(request))
+        grant.require(f"replica:{registration.replica_id}")
+        return _json(await asyncio.to_thread(self._source.register, registration, time.monotonic()))
+
+    async def _unregister(self, request: Request, grant: Grant) -> Response:
+        name = replica_id("id", request.path_params["id"])
+        grant.require(f"replica:{name}")
+        return _json({"known": await asyncio.to_thread(self._source.unregister, name)})
+
+    async def _acknowledge(self, request: Request, grant: Grant) -> Response:
+        name = replica_id("id", request.path_params["id"])
+        grant.require(f"replica:{name}")
+        ack = Ack.parse(await _body(request), request.headers.get(CHECKSUM))
+        session = _session(request)
+        return _json(await asyncio.to_thread(self._source.acknowledge, name, session, ack, time.monotonic()))
+
+    async def _wal(self, request: Request, grant: Grant) -> Any:
+        wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
+        if wanted.replica_id is not None:
+            grant.require(f"replica:{wanted.replica_id}")
+        else:  # whoever only reads must not be able to fence
+            grant.require("read" if wanted.term is None else "admin")
+        pull = await asyncio.to_thread(self._source.pull, wanted, _session(request), time.monotonic())
+        try:
+            first = await self._next(pull)
+            head = await asyncio.to_thread(pull.head)
+        except BaseException:
+            pull.close(time.monotonic())
+            raise
+        return _Stream(self._frames(pull, first), head.headers(), lambda: pull.close(time.monotonic()))
+
+    async def _frames(self, pull: Pull, first: bytes | None) -> AsyncIterator[bytes]:
+        data = first
+        while data is not None:
+            yield data
+            data = await self._next(pull)
+
+    async def _next(self, pull: Pull) -> bytes | None:
+        """The next frames, once there are some; ``None`` at the end of the response."""
+        while not self._ending:
+            step = await asyncio.to_thread(pull.step, time.monotonic())
+            if not isinstance(step, Wait):
+                return None if step is None else bytes(step)
+            if self._ending:  # while that thread ran
+                return None
+            wait = asyncio.ensure_future(self._source.more_after(pull.since_lsn))
+            self._waits.add(wait)
+            try:
+                await asyncio.wait({wait}, timeout=min(step.seconds, MAX_RESPONSE_S))
+            finally:
+                self._waits.discard(wait)
+                wait.cancel()
+                with suppress(asyncio.CancelledError):
+                    await wait
+        return None
+
+    async def _load(self, request: Request, grant: Grant) -> Any:
+        wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
+        grant.require("admin" if wanted.replica_id is None else f"replica:{wanted.replica_id}")
+        found = await asyncio.to_thread(self._source.load, wanted, _session(request), time.monotonic())
+        fields = {
+            TERM: str(found.term),
+            SNAPSHOT_POSITION: position_text(found.position),
+            SNAPSHOT_REACH: str(found.reach_lsn),
+            COMPARABLE: "yes" if found.comparable else "no",
+        }
+        headers = {**fields, CHECKSUM: checksum(*fields.values())}
+        return _Stream(self._snapshot(iter(found.chunks)), headers, lambda: None)
+
+    async def _snapshot(self, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+        while not self._ending and (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            yield chunk
+        if self._ending:
+            raise _CutOff
+
+
+class _CutOff(Exception):
+    """The response must not look as if it were whole."""
+
+
+class _Stream:
+    """A response whose receiver is dropped when it takes nothing, and whose end is seen for what it is."""
+
+    def __init__(self, parts: AsyncIterator[bytes], headers: dict[str, str], close: Callable[[], None]) -> None:
+        self._parts = parts
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it all. Returning before the last part ends the connection."""
+        headers = [*self._headers, (b"content-type", b"application/octet-stream"), (b"cache-control", b"no-store")]
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            async for part in self._parts:
+                await asyncio.wait_for(
+                    send({"type": "http.response.body", "body": part, "more_body": True}), timeout=STALL_S
+                )
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except (TimeoutError, _CutOff, OSError):
+            return  # it is gone, or takes nothing: what it lacks it will ask for again
+        finally:
+            self._close()
+
+
+async def _body(request: Request, maximum: int = MAX_JSON_BYTES, seconds: float = BODY_S) -> bytes:
+    """The body, if it is small and comes in time."""
+    found = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                found += part
+                if len(found) > maximum:
+                    raise Refused(413, "too-large", f"the body is above {maximum} bytes")
+    except TimeoutError:
+        raise Refused(408, "too-slow", f"the body did not come within {seconds:.0f} s") from None
+    return bytes(found)
+
+
+def _session(request: Request) -> int | None:
+    text = request.headers.get(SESSION)
+    return None if text is None else number(SESSION, text)
+
+
+def _json(value: dict[str, Any]) -> Response:
+    body = json.dumps(value).encode()
+    return Response(body, media_type="application/json", headers={CHECKSUM: checksum("200", body)})
+
+
+def _problem(problem: Problem) -> Response:
+    return Response(problem.encode(), problem.status, {CHECKSUM: problem.check()}, PROBLEM_TYPE)
+
+
+async def _no_such_route(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    return _problem(Problem(status, "no-such-route", "there is nothing at this address for this method"))

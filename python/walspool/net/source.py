@@ -1,0 +1,302 @@
+"""The primary's end over a real log: looks up what a decision needs, and carries it out. No sockets, no clock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from walspool.errors import LsnPruned, SlotLimitReached
+from walspool.net.messages import Ack, Registration, StreamHead, WalRequest
+from walspool.net.protocol import CHUNK_BYTES, ORIGIN, Problem, Refused
+from walspool.net.serving import (
+    LogFacts,
+    Serve,
+    Sessions,
+    SlotFacts,
+    Stream,
+    Wait,
+    decide_ack,
+    decide_load,
+    decide_wal,
+    is_comparable,
+    rebootstrap,
+    start_of,
+)
+from walspool.records import Position
+from walspool.replication.primary import PrimaryReplication
+from walspool.replication.resume import FullRebootstrap
+from walspool.spool.log import LogicalWalSpool
+
+__all__ = ["Pull", "Snapshot", "SnapshotProvider", "Source"]
+
+#: Gives the LSN that a snapshot stands for, and its bytes.
+SnapshotProvider = Callable[[], tuple[int, Iterable[bytes]]]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot to be loaded: the position that its bytes stand for."""
+
+    position: Position
+    term: int
+    #: Where the log was when it was asked for: what the replica acknowledged before lies at or below it.
+    reach_lsn: int
+    #: Whether the log that the replica gives up for it is known to be a part of this one.
+    comparable: bool
+    chunks: Iterable[bytes]
+
+
+class Source:
+    """One primary as its replicas meet it. Seconds are any steady clock's; safe to use from any number of threads.
+
+    ``first_session``: another number with each start. ``snapshot``: what to bootstrap from; without one only a log
+    that is still whole can be bootstrapped from, and then from its beginning.
+    """
+
+    def __init__(
+        self,
+        primary: PrimaryReplication,
+        *,
+        first_session: int,
+        snapshot: SnapshotProvider | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        if primary.logical_wal_spool is None:
+            raise ValueError("a primary without a data path can't be followed: it has no log on disk")
+        self._primary = primary
+        self._spool: LogicalWalSpool = primary.logical_wal_spool
+        self._snapshot = snapshot
+        self._chunk_bytes = chunk_bytes
+        self._sessions = Sessions(first_session)
+        self._lock = threading.Lock()
+
+    def register(self, registration: Registration, now_s: float) -> dict[str, Any]:
+        """Register a replica: its session, its slot's LSN, and where the primary is. ``Refused``, ``OSError``."""
+        with self._lock:
+            session = self._sessions.register(registration, now_s)
+        if isinstance(session, Problem):
+            raise _refusal(session)
+        try:
+            restart_lsn = self._primary.register_replica(registration.replica_id, registration.region)
+        except BaseException as error:
+            with self._lock:
+                self._sessions.forget(registration.replica_id)
+            if isinstance(error, SlotLimitReached):
+                raise Refused(409, "slot-limit", str(error)) from None
+            raise
+        return {"session": session, "restart_lsn": restart_lsn, **self._standing()}
+
+    def unregister(self, replica_id: str) -> bool:
+        """Forget a replica; whether it was there. Its slot stays."""
+        with self._lock:
+            self._sessions.forget(replica_id)
+        return self._primary.unregister_replica(replica_id)
+
+    def pull(self, request: WalRequest, session: int | None, now_s: float) -> Pull:
+        """Begin a response. ``Refused`` with the problem to answer instead."""
+        if request.term is not None and request.term > self._primary.term:
+            self._primary.fence(request.term)
+        name = request.replica_id
+        if name is not None:
+            self._check(name, session, now_s)
+        slot = None if name is None else self._slot(name)
+        facts = self._facts(start_of(request, slot))
+        answer = decide_wal(request, slot, facts)
+        if isinstance(answer, Problem):
+            raise _refusal(answer)
+        if name is not None:
+            self._settle(name, answer, facts)
+            with self._lock:
+                self._sessions.opened(name)
+        return Pull(self, request, session, answer.previous, now_s)
+
+    def acknowledge(self, replica_id: str, session: int | None, ack: Ack, now_s: float) -> dict[str, Any]:
+        """Count an acknowledgement. ``Refused``: it counts for nothing."""
+        problem = decide_ack(ack, self._slot(replica_id), self._facts(ack.durable_lsn))
+        if problem is not None and problem.kind != "unknown-replica":
+            self._check(replica_id, session, now_s)
+        if problem is not None:
+            raise _refusal(problem)
+        # within the lock: no session that ends meanwhile may count any more
+        with self._lock:
+            ended = self._sessions.check_ack(replica_id, session, now_s)
+            if ended is None:
+                self._primary.ack_replica_lsn(
+                    replica_id, ack.applied_lsn, ack.durable_lsn, ack.apply_error_count, ack.divergence_count
+                )
+        if ended is not None:
+            raise _refusal(ended)
+        return self._standing()
+
+    def load(self, request: WalRequest, session: int | None, now_s: float) -> Snapshot:
+        """Pin the log for a replica, then give it a snapshot. ``Refused``, ``OSError``.
+
+        Where the request names the position of its last record, a log that has diverged is refused here, too.
+        """
+        replica_id = request.replica_id
+        if replica_id is None:
+            raise Refused(400, "bad-request", "a snapshot needs a replica_id: its slot pins the log meanwhile")
+        if request.term is not None and request.term > self._primary.term:
+            self._primary.fence(request.term)
+        self._check(replica_id, session, now_s)
+        facts = self._facts(start_of(request, None))
+        problem = decide_load(request, facts)
+        if problem is not None:
+            raise _refusal(problem)
+        gone = self._gone_through()
+        if self._snapshot is None and gone:
+            detail = f"records through LSN {gone} are gone and this server has no snapshot to give (--snapshot)"
+            raise Refused(501, "no-snapshot", detail)
+        with self._lock:  # before the slot is reset, which an acknowledgement of the log before must not move
+            self._sessions.loads(replica_id)
+        self._primary.ensure_replica_registered(replica_id)
+        reach_lsn = self._spool.current_lsn
+        pinned = 0 if self._snapshot is None else reach_lsn
+        try:
+            self._primary.reset_slot(replica_id, pinned)
+            self._primary.set_replica_rebootstrapping(replica_id, True)
+            lsn, chunks = (0, ()) if self._snapshot is None else self._snapshot()
+            position = self._position(lsn)
+            if position is None or position.lsn != lsn:
+                raise Refused(503, "snapshot-unusable", f"the snapshot stands for LSN {lsn}, which is no record here")
+            if lsn < pinned:
+                self._primary.reset_slot(replica_id, lsn)
+                self._primary.set_replica_rebootstrapping(replica_id, True)
+        except LsnPruned as error:
+            raise Refused(503, "snapshot-unusable", f"the snapshot is too old: {error}") from None
+        return Snapshot(position, self._primary.term, reach_lsn, is_comparable(request.position, facts), chunks)
+
+    # -- for a stream --------------------------------------------------------------------------------------------------
+
+    def head(self, previous: Position) -> StreamHead:
+        """What the headers of a stream behind ``previous`` say now."""
+        return StreamHead(self._primary.term, self._spool.current_lsn, self._spool.oldest_lsn, previous)
+
+    def read(self, stream: Stream, max_bytes: int) -> bytes | memoryview | None:
+        """The next frames of a stream; ``None`` where a prune came past it."""
+        batch = self._spool.read_frames(stream.since_lsn, max_bytes)
+        last_lsn = stream.since_lsn if batch.last_lsn is None else batch.last_lsn
+        return batch.data if stream.took(len(batch.data), last_lsn, self._gone_through()) else None
+
+    def sent(self, replica_id: str, session: int | None, lsn: int, now_s: float) -> bool:
+        """Frames through ``lsn`` go out; whether the session still stands."""
+        with self._lock:
+            if self._sessions.check(replica_id, session, now_s) is not None:
+                return False
+        self._primary.note_replica_pull(replica_id, lsn)
+        return True
+
+    def closed(self, replica_id: str, session: int | None, now_s: float) -> None:
+        """A stream has ended."""
+        with self._lock:
+            self._sessions.closed(replica_id, session, now_s)
+
+    async def more_after(self, lsn: int) -> None:
+        """Wait until the log is past ``lsn``, without a thread."""
+        await self._spool.await_lsn_after(lsn)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of log that one stream costs in memory."""
+        return self._chunk_bytes
+
+    @property
+    def current_lsn(self) -> int:
+        """The end of what may be sent."""
+        return self._spool.current_lsn
+
+    # -- looking up ----------------------------------------------------------------------------------------------------
+
+    def _check(self, replica_id: str, session: int | None, now_s: float) -> None:
+        with self._lock:
+            problem = self._sessions.check(replica_id, session, now_s)
+        if problem is not None:
+            raise _refusal(problem)
+
+    def _settle(self, replica_id: str, answer: Serve, facts: LogFacts) -> None:
+        """The slot follows the decision; a prune may have come in between."""
+        if answer.reset:
+            try:
+                self._primary.reset_slot(replica_id, answer.previous.lsn)
+            except LsnPruned:
+                raise _refusal(rebootstrap("wal-removed", facts)) from None
+        if answer.previous.lsn:  # 0 would mean: from the slot
+            plan = self._primary.plan_replica_resume(replica_id, answer.previous.lsn)
+            if isinstance(plan, FullRebootstrap):
+                raise _refusal(rebootstrap(plan.cause, facts))
+
+    def _slot(self, replica_id: str) -> SlotFacts | None:
+        slot = self._primary.find_slot(replica_id)
+        if slot is None:
+            return None
+        loading = any(each.rebootstrapping for each in self._primary.replica_snapshots() if each.id == replica_id)
+        return SlotFacts(slot.restart_lsn, slot.invalidation_reason, loading)
+
+    def _facts(self, lsn: int) -> LogFacts:
+        asked = self._position(lsn)
+        # what is gone comes last: a position that was found before is still judged by it
+        gone = self._gone_through()
+        boundary = self._spool.position_through(gone) if gone else None
+        return LogFacts(self._primary.term, self._spool.current_lsn, gone, asked, boundary)
+
+    def _position(self, lsn: int) -> Position | None:
+        found = self._spool.position_through(lsn)
+        return ORIGIN if found is None and not self._gone_through() else found
+
+    def _gone_through(self) -> int:
+        return max(self._spool.pruned_through, *(high for _, high in self._spool.holes), 0)
+
+    def _standing(self) -> dict[str, Any]:
+        return {"term": self._primary.term, "current_lsn": self._spool.current_lsn}
+
+
+class Pull:
+    """One response under way. Ask ``step`` until it gives ``None``, then ``close``."""
+
+    def __init__(
+        self, source: Source, request: WalRequest, session: int | None, previous: Position, now_s: float
+    ) -> None:
+        #: The record that its first frame follows.
+        self.previous = previous
+        self._source = source
+        self._replica_id = request.replica_id
+        self._session = session
+        self._closed = False
+        # what was asked for may lie in a gap between LSNs, where there is no record
+        since = previous.lsn if request.since_lsn is None else max(previous.lsn, request.since_lsn)
+        self._stream = Stream(since, request.wait_ms, request.max_bytes, source.chunk_bytes, now_s)
+
+    def head(self) -> StreamHead:
+        """The headers, as of now."""
+        return self._source.head(self.previous)
+
+    @property
+    def since_lsn(self) -> int:
+        """Everything through here was given."""
+        return self._stream.since_lsn
+
+    def step(self, now_s: float) -> Wait | bytes | memoryview | None:
+        """Frames to send, or how long to wait for some; ``None`` when the response is to end."""
+        todo = self._stream.next(self._source.current_lsn, now_s)
+        if todo is None or isinstance(todo, Wait):
+            return todo
+        data = self._source.read(self._stream, todo.max_bytes)
+        if data is None:
+            return None
+        if self._replica_id is not None and not self._source.sent(
+            self._replica_id, self._session, self._stream.since_lsn, now_s
+        ):
+            return None
+        return data
+
+    def close(self, now_s: float) -> None:
+        """It has ended, in whatever way. Twice does no harm."""
+        if not self._closed and self._replica_id is not None:
+            self._source.closed(self._replica_id, self._session, now_s)
+        self._closed = True
+
+
+def _refusal(problem: Problem) -> Refused:
+    return Refused(problem.status, problem.kind, problem.detail, **problem.facts)

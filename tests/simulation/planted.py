@@ -1,0 +1,118 @@
+"""Defects that the simulation must find: each takes one defence away, or the two that stand behind each other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import walspool
+from walspool import PrimaryReplication
+from walspool.net import source as source_module
+from walspool.net.following import Following, OwnLog
+from walspool.net.messages import StreamHead, WalRequest
+from walspool.net.serving import LogFacts, Sessions, SlotFacts, Stream, decide_wal
+from walspool.net.sink import Sink
+from walspool.spool.segments import position_of
+from walspool.spool.writing import WritableLog
+
+__all__ = ["PLANTED"]
+
+Patch = pytest.MonkeyPatch
+
+
+def _no_lineage_check(patch: Patch) -> None:
+    """The primary serves whoever asks, from the LSN that he names."""
+
+    def decide(request: WalRequest, slot: SlotFacts | None, facts: LogFacts) -> Any:
+        return decide_wal(replace(request, position=None), slot, facts)
+
+    patch.setattr(source_module, "decide_wal", decide)
+
+
+def _any_response_is_taken(patch: Patch) -> None:
+    """The follower does not look where a response begins."""
+    _changed_heads(patch, lambda given, log: replace(given, previous=log.last))
+
+
+def _no_lineage_check_at_all(patch: Patch) -> None:
+    """Neither of them looks."""
+    _no_lineage_check(patch)
+    _any_response_is_taken(patch)
+
+
+def _changed_heads(patch: Patch, change: Callable[[StreamHead, OwnLog], StreamHead]) -> None:
+    head = Following.head
+    patch.setattr(Following, "head", lambda self, given, log, now_s: head(self, change(given, log), log, now_s))
+
+
+def _an_early_ack(patch: Patch) -> None:
+    """Records are acknowledged when they come, and written with the next ones."""
+    take = Sink.take
+
+    def late(self: Sink, data: bytes, now_s: float) -> bool:
+        done = take(self, self.__dict__.pop("early", b""), now_s)
+        self.__dict__["early"] = data
+        with contextlib.suppress(walspool.FrameCorrupt):  # the first of it may begin in the middle of a frame
+            at = 0
+            while at < len(data):
+                entry, at = walspool.core.decode_frame(data, at)
+                self.following.durable(position_of(entry))
+        return done
+
+    patch.setattr(Sink, "take", late)
+
+
+def _late_acks_count(patch: Patch) -> None:
+    """An acknowledgement of an earlier session counts."""
+    patch.setattr(Sessions, "check", lambda self, name, session, now_s: None)
+
+
+def _no_fence(patch: Patch) -> None:
+    """A primary that meets a newer term goes on."""
+    patch.setattr(PrimaryReplication, "fence", lambda self, term: False)
+
+
+def _a_fence_until_the_restart(patch: Patch) -> None:
+    """The fence is not on disk."""
+    patch.setattr(WritableLog, "fence", lambda self, term: self._segments("fence").appender.fence(term))
+
+
+def _a_prune_overtakes(patch: Patch) -> None:
+    """A stream goes on where a prune came past it."""
+    took = Stream.took
+    patch.setattr(Stream, "took", lambda self, size, last_lsn, gone_through: took(self, size, last_lsn, 0))
+
+
+def _promoted_too_early(patch: Patch) -> None:
+    """A replica that began again may be promoted before it is back."""
+    promote = Following.promote
+
+    def early(self: Following, log: OwnLog) -> int:
+        self.reach_lsn = 0
+        return promote(self, log)
+
+    patch.setattr(Following, "promote", early)
+
+
+def _half_a_snapshot(patch: Patch) -> None:
+    """Nothing notes that a snapshot is being loaded."""
+    patch.setattr(Sink, "begin_load", lambda self: None)
+
+
+#: Each with the seed at which the search for it begins: near one that finds it.
+PLANTED: dict[str, tuple[int, Callable[[Patch], None]]] = {
+    "no-lineage-check": (0, _no_lineage_check),
+    "any-response-is-taken": (21, _any_response_is_taken),
+    "no-lineage-check-at-all": (0, _no_lineage_check_at_all),
+    "an-early-ack": (0, _an_early_ack),
+    "late-acks-count": (150, _late_acks_count),
+    "no-fence": (0, _no_fence),
+    "a-fence-until-the-restart": (0, _a_fence_until_the_restart),
+    "a-prune-overtakes": (200, _a_prune_overtakes),
+    "promoted-too-early": (170, _promoted_too_early),
+    "half-a-snapshot": (42, _half_a_snapshot),
+}
