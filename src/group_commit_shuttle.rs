@@ -215,6 +215,12 @@ fn append_from(log: &Log, count: u32, each: u32) -> Vec<(u32, Result<Option<u64>
     threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
 }
 
+/// Bars staging in another thread, and waits there for what is staged.
+fn exclusive_from(log: &Log, bar: fn(&mut Admission)) -> thread::JoinHandle<()> {
+    let log = log.clone();
+    thread::spawn(move || log.commit.exclusive(bar, |_| ()))
+}
+
 fn acknowledged(results: &[(u32, Result<Option<u64>, Refusal>)]) -> Vec<Record> {
     results.iter().filter_map(|(payload, result)| Some((result.ok()??, *payload))).collect()
 }
@@ -346,13 +352,10 @@ fn work_while_idle_keeps_nobody_waiting_for_ever() {
                 };
                 thread::spawn(move || (0..3).filter(|_| log.commit.when_idle(work).is_some()).count())
             };
-            let closer = {
-                let log = log.clone();
-                thread::spawn(move || log.commit.exclusive(|queue| queue.sealed = true, |_| ()))
-            };
+            let sealer = exclusive_from(&log, |queue| queue.sealed = true);
             let results = append_from(&log, 3, 1);
             worker.join().unwrap();
-            closer.join().unwrap();
+            sealer.join().unwrap();
             assert_eq!(log.commit.when_idle(|_| 7), Some(7));
             log.check(acknowledged(&results));
         });
@@ -363,14 +366,8 @@ fn work_while_idle_keeps_nobody_waiting_for_ever() {
 fn seal_and_close_may_meet() {
     explore(|| {
         let log = Log::new(Fault::Write(2));
-        let sealer = {
-            let log = log.clone();
-            thread::spawn(move || log.commit.exclusive(|queue| queue.sealed = true, |_| ()))
-        };
-        let closer = {
-            let log = log.clone();
-            thread::spawn(move || log.commit.exclusive(|queue| queue.closed = true, |_| ()))
-        };
+        let sealer = exclusive_from(&log, |queue| queue.sealed = true);
+        let closer = exclusive_from(&log, |queue| queue.closed = true);
         let results = append_from(&log, 3, 1);
         sealer.join().unwrap();
         closer.join().unwrap();

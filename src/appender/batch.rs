@@ -45,9 +45,8 @@ impl Batch {
         let start = self.bytes.len();
         part.write(position, &mut self.bytes);
         let written = &self.bytes[start..];
-        if let Some(frame) = Frame::header(written, Layout::V3) {
-            self.frames.push(Noted { frame, crc: u32_at(written, written.len() - TRAILER) as u32 });
-        }
+        let frame = Frame::header(written, Layout::V3).expect("a part writes a whole frame");
+        self.frames.push(Noted { frame, crc: u32_at(written, written.len() - TRAILER) as u32 });
     }
 }
 

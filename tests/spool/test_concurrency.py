@@ -343,7 +343,7 @@ def test_results_that_nobody_came_for_keep_nothing(core: ModuleType, tmp_path: P
         return len(os.listdir("/dev/fd"))
 
     before = once()
-    assert [once() for _ in range(5)] == [before] * 5
+    assert max(once() for _ in range(5)) <= before
 
 
 def test_a_forgotten_spool_lets_go_behind_its_last_flush(core: ModuleType, tmp_path: Path) -> None:
