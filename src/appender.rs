@@ -48,8 +48,8 @@ pub struct Appended {
     pub last_lsn: Option<u64>,
 }
 
-/// What became of one part of `append_each`; `None` if there was none.
-pub type Each = Option<Result<u64, Failure>>;
+/// What became of one part of `append_each`.
+pub type Each = Result<u64, Failure>;
 
 /// An error of a call with several parts, some of which may be durable all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,9 +190,9 @@ impl Appender {
         })
     }
 
-    /// Appends each of `parts` on its own merits, in as few flushes as possible; `None` is passed over. The results,
-    /// of fewer parts than given when the file is full.
-    pub fn append_each<P: Part>(&self, parts: &[Option<P>]) -> Result<Vec<Each>, CoreError> {
+    /// Appends each of `parts` on its own merits, in as few flushes as possible. The results, of fewer parts than
+    /// given when the file is full.
+    pub fn append_each<P: Part>(&self, parts: &[P]) -> Result<Vec<Each>, CoreError> {
         self.alive()?;
         let mut results: Vec<Each> = Vec::with_capacity(parts.len());
         while results.len() < parts.len() {
@@ -202,7 +202,7 @@ impl Appender {
                 Ok(stage_each(queue, batch, &parts[start..], &mut results))
             });
             if let Err(failure) = flushed {
-                for result in results[start..].iter_mut().flatten().filter(|result| result.is_ok()) {
+                for result in results[start..].iter_mut().filter(|result| result.is_ok()) {
                     *result = Err(failure.clone());
                 }
             }
@@ -359,26 +359,17 @@ fn stage<P: Part>(queue: &mut Admission, batch: &mut Batch, part: &P, position: 
 }
 
 /// Adds results until the batch or the file is full. Those that are good count once the batch is flushed.
-fn stage_each<P: Part>(
-    queue: &mut Admission,
-    batch: &mut Batch,
-    parts: &[Option<P>],
-    results: &mut Vec<Each>,
-) -> Staged<()> {
+fn stage_each<P: Part>(queue: &mut Admission, batch: &mut Batch, parts: &[P], results: &mut Vec<Each>) -> Staged<()> {
     let mut queued = false;
     for part in parts {
-        let Some(part) = part else {
-            results.push(None);
-            continue;
-        };
         match queue.open().and_then(|()| queue.position().next(part)) {
-            Err(error) => results.push(Some(Err(error.into()))),
+            Err(error) => results.push(Err(error.into())),
             Ok(_) if queue.full() => break,
             Ok(_) if !batch.fits(part.frame_len()) && !queued => return Staged::NoRoom,
             Ok(_) if !batch.fits(part.frame_len()) => break,
             Ok(position) => {
                 stage(queue, batch, part, position);
-                results.push(Some(Ok(position.lsn)));
+                results.push(Ok(position.lsn));
                 queued = true;
             }
         }
