@@ -110,7 +110,7 @@ impl Appender {
     pub fn append_one<P: Part>(&self, part: &P) -> Result<Option<u64>, Failure> {
         self.alive()?;
         let frame_len = part.frame_len();
-        self.commit(|queue, batch| {
+        self.commit(|queue, batch, _| {
             queue.open()?;
             let position = queue.position().next(part)?;
             if queue.full() {
@@ -155,7 +155,7 @@ impl Appender {
         base: Option<usize>,
     ) -> Result<Option<(u64, u64)>, Failure> {
         let bytes = parts.iter().map(Part::frame_len).sum();
-        self.commit(|queue, batch| {
+        self.commit(|queue, batch, mut writer| {
             queue.open()?;
             queue.position().check(checked, base)?;
             if queue.full() {
@@ -167,6 +167,9 @@ impl Appender {
             let first = queue.position().of(&parts[0]).lsn;
             for part in parts {
                 stage(queue, batch, part, queue.position().of(part));
+                if let Some(writer) = writer.as_deref_mut() {
+                    writer.write_ahead(batch);
+                }
             }
             Ok(Staged::Queued(Some((first, queue.lsn))))
         })
@@ -174,7 +177,7 @@ impl Appender {
 
     fn commit<T>(
         &self,
-        put: impl FnMut(&mut Admission, &mut Batch) -> Result<Staged<T>, Failure>,
+        put: impl FnMut(&mut Admission, &mut Batch, Option<&mut Writer>) -> Result<Staged<T>, Failure>,
     ) -> Result<T, Failure> {
         let outcome = self.commit.commit(put);
         self.filler.start_if_wished(&self.commit);
@@ -197,7 +200,7 @@ impl Appender {
         let mut results: Vec<Each> = Vec::with_capacity(parts.len());
         while results.len() < parts.len() {
             let start = results.len();
-            let flushed = self.commit(|queue, batch| {
+            let flushed = self.commit(|queue, batch, _| {
                 results.truncate(start);
                 Ok(stage_each(queue, batch, &parts[start..], &mut results))
             });

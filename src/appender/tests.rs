@@ -121,6 +121,32 @@ fn large_calls_are_several_batches_and_a_large_frame_goes_alone() {
 }
 
 #[test]
+fn a_large_batch_is_on_its_way_before_it_is_whole() {
+    let log = Log::new(PLAIN);
+    log.appender.append_one(&next(b"before")).unwrap();
+    let (payload, mut sizes) = (vec![1; 300 << 10], Vec::new());
+    let staged = log.appender.commit.commit(|queue, batch, writer| {
+        let writer = writer.expect("nobody else writes");
+        for lsn in 2..=6 {
+            let position = Position { lsn, term: 1 };
+            batch.add(&next(&payload), position);
+            queue.advance(position);
+            writer.write_ahead(batch);
+            sizes.push((log.size(), batch.bytes.len()));
+        }
+        Ok(Staged::Queued(()))
+    });
+    staged.unwrap();
+    let (first, frame) = (6 + OVERHEAD, (300 << 10) + OVERHEAD);
+    let pieces = [(0, frame), (2 * frame, 0), (2 * frame, frame), (4 * frame, 0), (4 * frame, frame)];
+    assert_eq!(sizes, pieces.map(|(there, held)| (first + there, held as usize)));
+    let stats = log.appender.published().unwrap().stats();
+    assert_eq!((stats.flushes, log.check().records, log.size()), (2, 6, first + 5 * frame));
+    log.appender.append(&vec![next(&payload); 20], None).unwrap();
+    assert_eq!(log.check().records, 26);
+}
+
+#[test]
 fn each_part_has_its_own_answer() {
     let log = Log::new(PLAIN);
     let parts = [at(3), at(3), next(b""), at(9)];
@@ -283,7 +309,8 @@ fn threads_append_while_zeros_are_written() {
 
 #[test]
 fn a_file_removed_or_shortened_under_it_is_the_end() {
-    for remove in [true, false] {
+    let large = vec![1; 300 << 10];
+    for (remove, payload) in [(true, &b""[..]), (false, b""), (true, &large), (false, &large)] {
         let log = Log::new(PLAIN);
         log.appender.append_one(&next(b"x")).unwrap();
         if remove {
@@ -291,7 +318,7 @@ fn a_file_removed_or_shortened_under_it_is_the_end() {
         } else {
             std::fs::OpenOptions::new().write(true).open(&log.path).unwrap().set_len(5).unwrap();
         }
-        let refused = log.appender.append_one(&next(b"")).unwrap_err().error;
+        let refused = log.appender.append(&[next(payload); 3], None).unwrap_err().failure.error;
         let CoreError::Corrupt { reason, .. } = refused else { panic!("{refused}") };
         assert_eq!(log.appender.published().unwrap().poisoned(), Some(reason.clone()));
         assert_eq!(log.appender.append_one(&next(b"")).unwrap_err().error, CoreError::Poisoned { reason });
@@ -314,15 +341,17 @@ fn what_fails_decides_what_is_left() {
     let reason = String::from("sync failed: Invalid argument");
     assert_eq!(unsynced.append_one(&next(b"")).unwrap_err().error, CoreError::Poisoned { reason });
 
-    let full = device("/dev/full", None);
-    let failed = full.append(&[next(b"")], None).unwrap_err();
-    assert_eq!(failed.failure.error, CoreError::Os { errno: libc::ENOSPC, call: "pwrite" });
-    assert_eq!((failed.appended_through, full.published().unwrap().poisoned()), (None, None));
-    // The cut that failed is made up for first.
-    let cut = CoreError::Os { errno: libc::EINVAL, call: "ftruncate" };
-    assert_eq!(full.append_one(&next(b"")).unwrap_err().error, cut);
-    assert_eq!(full.close(), Err(cut));
-    assert_eq!(full.close(), Ok(()));
+    for payload in [&b""[..], &[1; 300 << 10]] {
+        let full = device("/dev/full", None);
+        let failed = full.append(&[next(payload); 3], None).unwrap_err();
+        assert_eq!(failed.failure.error, CoreError::Os { errno: libc::ENOSPC, call: "pwrite" });
+        assert_eq!((failed.appended_through, full.published().unwrap().poisoned()), (None, None));
+        // The cut that failed is made up for first.
+        let cut = CoreError::Os { errno: libc::EINVAL, call: "ftruncate" };
+        assert_eq!(full.append(&[next(payload); 3], None).unwrap_err().failure.error, cut);
+        assert_eq!(full.close(), Err(cut));
+        assert_eq!(full.close(), Ok(()));
+    }
 
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("log");
@@ -393,7 +422,7 @@ fn an_abandoned_one_refuses_everything() {
 fn a_panic_of_the_writer_poisons_and_leaves_nobody_waiting() {
     let log = Log::new(PLAIN);
     assert_eq!(log.appender.append_one(&next(b"good")).unwrap(), Some(1));
-    let outcome = log.appender.commit.commit(|_, batch| {
+    let outcome = log.appender.commit.commit(|_, batch, _| {
         // Half a frame is not what was noted of it.
         batch.add(&next(b"payload"), Position { lsn: 2, term: 1 });
         batch.bytes.truncate(HEADER + TRAILER);
