@@ -48,8 +48,8 @@ pub struct Appended {
     pub last_lsn: Option<u64>,
 }
 
-/// What became of one part of `append_each`; `None` if there was none.
-pub type Each = Option<Result<u64, Failure>>;
+/// What became of one part of `append_each`.
+pub type Each = Result<u64, Failure>;
 
 /// An error of a call with several parts, some of which may be durable all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Appender {
     pub fn append_one<P: Part>(&self, part: &P) -> Result<Option<u64>, Failure> {
         self.alive()?;
         let frame_len = part.frame_len();
-        self.commit(|queue, batch| {
+        self.commit(|queue, batch, _| {
             queue.open()?;
             let position = queue.position().next(part)?;
             if queue.full() {
@@ -155,7 +155,7 @@ impl Appender {
         base: Option<usize>,
     ) -> Result<Option<(u64, u64)>, Failure> {
         let bytes = parts.iter().map(Part::frame_len).sum();
-        self.commit(|queue, batch| {
+        self.commit(|queue, batch, mut writer| {
             queue.open()?;
             queue.position().check(checked, base)?;
             if queue.full() {
@@ -167,6 +167,9 @@ impl Appender {
             let first = queue.position().of(&parts[0]).lsn;
             for part in parts {
                 stage(queue, batch, part, queue.position().of(part));
+                if let Some(writer) = writer.as_deref_mut() {
+                    writer.write_ahead(batch);
+                }
             }
             Ok(Staged::Queued(Some((first, queue.lsn))))
         })
@@ -174,7 +177,7 @@ impl Appender {
 
     fn commit<T>(
         &self,
-        put: impl FnMut(&mut Admission, &mut Batch) -> Result<Staged<T>, Failure>,
+        put: impl FnMut(&mut Admission, &mut Batch, Option<&mut Writer>) -> Result<Staged<T>, Failure>,
     ) -> Result<T, Failure> {
         let outcome = self.commit.commit(put);
         self.filler.start_if_wished(&self.commit);
@@ -190,19 +193,19 @@ impl Appender {
         })
     }
 
-    /// Appends each of `parts` on its own merits, in as few flushes as possible; `None` is passed over. The results,
-    /// of fewer parts than given when the file is full.
-    pub fn append_each<P: Part>(&self, parts: &[Option<P>]) -> Result<Vec<Each>, CoreError> {
+    /// Appends each of `parts` on its own merits, in as few flushes as possible. The results, of fewer parts than
+    /// given when the file is full.
+    pub fn append_each<P: Part>(&self, parts: &[P]) -> Result<Vec<Each>, CoreError> {
         self.alive()?;
         let mut results: Vec<Each> = Vec::with_capacity(parts.len());
         while results.len() < parts.len() {
             let start = results.len();
-            let flushed = self.commit(|queue, batch| {
+            let flushed = self.commit(|queue, batch, _| {
                 results.truncate(start);
                 Ok(stage_each(queue, batch, &parts[start..], &mut results))
             });
             if let Err(failure) = flushed {
-                for result in results[start..].iter_mut().flatten().filter(|result| result.is_ok()) {
+                for result in results[start..].iter_mut().filter(|result| result.is_ok()) {
                     *result = Err(failure.clone());
                 }
             }
@@ -368,26 +371,17 @@ fn stage<P: Part>(queue: &mut Admission, batch: &mut Batch, part: &P, position: 
 }
 
 /// Adds results until the batch or the file is full. Those that are good count once the batch is flushed.
-fn stage_each<P: Part>(
-    queue: &mut Admission,
-    batch: &mut Batch,
-    parts: &[Option<P>],
-    results: &mut Vec<Each>,
-) -> Staged<()> {
+fn stage_each<P: Part>(queue: &mut Admission, batch: &mut Batch, parts: &[P], results: &mut Vec<Each>) -> Staged<()> {
     let mut queued = false;
     for part in parts {
-        let Some(part) = part else {
-            results.push(None);
-            continue;
-        };
         match queue.open().and_then(|()| queue.position().next(part)) {
-            Err(error) => results.push(Some(Err(error.into()))),
+            Err(error) => results.push(Err(error.into())),
             Ok(_) if queue.full() => break,
             Ok(_) if !batch.fits(part.frame_len()) && !queued => return Staged::NoRoom,
             Ok(_) if !batch.fits(part.frame_len()) => break,
             Ok(position) => {
                 stage(queue, batch, part, position);
-                results.push(Some(Ok(position.lsn)));
+                results.push(Ok(position.lsn));
                 queued = true;
             }
         }

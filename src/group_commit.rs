@@ -119,16 +119,18 @@ impl<F: Flusher> GroupCommit<F> {
     }
 
     /// Stages a part and returns when it is durable or lost. `put` may be called again after `NoRoom`, and must
-    /// leave everything as it was unless it returns `Queued`.
+    /// leave everything as it was unless it returns `Queued`. It gets the flusher where the batch holds nobody else's
+    /// part and nobody flushes: this caller will lead, and may begin with what needs no sync. Others wait meanwhile.
     pub fn commit<T>(
         &self,
-        mut put: impl FnMut(&mut F::Queue, &mut F::Batch) -> Result<Staged<T>, F::Error>,
+        mut put: impl FnMut(&mut F::Queue, &mut F::Batch, Option<&mut F>) -> Result<Staged<T>, F::Error>,
     ) -> Result<T, F::Error> {
         let mut state = self.pass_door(lock(&self.state));
         let mut claimed = false;
         let answer = loop {
             let open = &mut *state;
-            match put(&mut open.queue, &mut open.batch) {
+            let own = if open.calls == 0 { open.flusher.as_deref_mut() } else { None };
+            match put(&mut open.queue, &mut open.batch, own) {
                 Ok(Staged::NoRoom) => {
                     if !claimed {
                         claim(&mut state.door, thread_id());

@@ -168,7 +168,7 @@ impl Log {
 
     /// The LSN; `None` when sealed. What was acknowledged must be durable at that moment.
     fn append(&self, payload: u32) -> Result<Option<u64>, Refusal> {
-        let lsn = self.commit.commit(|queue, batch| {
+        let lsn = self.commit.commit(|queue, batch, _| {
             if queue.closed {
                 return Err(Refusal::Closed);
             }

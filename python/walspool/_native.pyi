@@ -378,11 +378,6 @@ class Appender:
     def append_frames(self, buffer: Buffer, start: int) -> tuple[int, int | None, int | None, int, bool]:
         """Append the whole frames in ``buffer[start:]`` as they are; (records, first LSN, last LSN, end, full)."""
 
-    def append_each(
-        self, items: Sequence[tuple[int | None, Buffer, int | None, int | None]], start: int
-    ) -> tuple[list[int | Exception], int]:
-        """Append ``items[start:]``, each on its own merits; (LSN or error of each, the first index that was not)."""
-
     def hold(self) -> None:
         """Let other threads' appends wait until ``release``."""
 

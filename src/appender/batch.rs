@@ -8,13 +8,24 @@ pub const MAX_BATCH_BYTES: usize = 4 << 20;
 /// A buffer that grew past this is not kept for the next batch.
 const KEPT_BYTES: usize = 2 * MAX_BATCH_BYTES;
 
-/// Whole frames, ready to be written with one call.
+/// Whole frames that one sync makes durable.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The frames.
+    /// What of the frames is already in the file: `bytes` come behind it.
+    pub ahead: Option<Ahead>,
+    /// The frames that are to be written.
     pub bytes: Vec<u8>,
     /// What is known of each once it is durable: noted while its bytes are at hand.
     pub frames: Vec<Noted>,
+}
+
+/// The part of a batch that was written before its flush.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead {
+    /// Bytes of it.
+    pub count: u64,
+    /// Bytes of the file before it.
+    pub size: u64,
 }
 
 /// A frame of a batch.
@@ -27,13 +38,19 @@ pub struct Noted {
 }
 
 impl Batch {
+    /// Bytes of all its frames.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.ahead.map_or(0, |ahead| ahead.count as usize)
+    }
+
     /// Whether `len` more bytes may join.
     pub fn fits(&self, len: usize) -> bool {
-        self.bytes.is_empty() || self.bytes.len() + len <= MAX_BATCH_BYTES
+        self.frames.is_empty() || self.len() + len <= MAX_BATCH_BYTES
     }
 
     /// Empties it, and lets go of an exceptionally large buffer.
     pub fn clear(&mut self) {
+        self.ahead = None;
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
         self.frames.clear();

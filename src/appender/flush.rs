@@ -3,6 +3,7 @@
 //! | step | a crash right after it leaves | an error of it |
 //! |---|---|---|
 //! | look at the file | what was durable | removed or shortened: poisoned; any other: only this batch is lost |
+//! | write parts of a large batch ahead, while the rest is made ready | any part of the batch, un-acknowledged | they are written again with the rest |
 //! | write the batch | any part of the batch, un-acknowledged | cut back |
 //! | write zeros ahead of small batches | the same, and zeros | no more zeros in this file |
 //! | sync | the batch, un-acknowledged; the mark is behind | poisoned: the kernel may have dropped the pages |
@@ -27,7 +28,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::batch::{Admission, Batch, Noted};
+use super::batch::{Admission, Ahead, Batch, Noted};
 use super::filler::Wish;
 use super::published::Published;
 use crate::error::{CoreError, Result};
@@ -42,6 +43,8 @@ const FILL_STEP: u64 = 256 << 10;
 const FILL_MAX_BATCH: usize = 64 << 10;
 /// The most zeros ahead of large batches.
 const FILL_MAX_AHEAD: u64 = 32 << 20;
+/// Of a larger batch so much at a time is written before it is whole.
+const AHEAD_BYTES: usize = 512 << 10;
 static ZEROS: [u8; FILL_STEP as usize] = [0; FILL_STEP as usize];
 
 /// Bytes of the durable mark.
@@ -244,15 +247,39 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes what gathered of a large batch, so that the disk is at work while the rest is made ready. An error is
+    /// left to the flush, which writes those bytes again, and so is a file that is not as it should be.
+    pub fn write_ahead(&mut self, batch: &mut Batch) {
+        if batch.bytes.len() < AHEAD_BYTES {
+            return;
+        }
+        let outcome = self.with_target(|_, target| {
+            let end = target.summary.valid_bytes;
+            let (found, links) = target.file.size_and_links()?;
+            if links == 0 || found < end || target.uncut {
+                return Ok(());
+            }
+            let Ahead { count, size } = batch.ahead.unwrap_or(Ahead { count: 0, size: found });
+            let (start, more) = (end + count, batch.bytes.len() as u64);
+            target.file.write_at(&batch.bytes, start)?;
+            target.file.begin_writeback(start, more);
+            batch.ahead = Some(Ahead { count: count + more, size });
+            batch.bytes.clear();
+            Ok::<(), CoreError>(())
+        });
+        drop(outcome);
+    }
+
     fn write(&mut self, target: &mut Target, batch: &Batch) -> Result<(), Failure> {
-        let size = self.look(target)?;
+        let found = self.look(target)?;
+        let Ahead { count, size } = batch.ahead.unwrap_or(Ahead { count: 0, size: found });
         let start = target.summary.valid_bytes;
-        let end = start + batch.bytes.len() as u64;
-        if let Err(error) = target.file.write_at(&batch.bytes, start) {
+        let end = start + batch.len() as u64;
+        if let Err(error) = target.file.write_at(&batch.bytes, start + count) {
             self.cut_back(target);
             return Err(error.into());
         }
-        let large = batch.bytes.len() > FILL_MAX_BATCH;
+        let large = batch.len() > FILL_MAX_BATCH;
         if end > size && !large && self.flushes >= self.options.fill_after {
             self.fill_ahead(target, end, end.next_multiple_of(FILL_STEP));
         }
@@ -263,9 +290,9 @@ impl Writer {
         let last_lsn = batch.frames.last().map_or(target.summary.highest_lsn, |last| last.frame.lsn);
         self.advance_mark(target, last_lsn)?;
 
-        self.flushes += batch.bytes.len().div_ceil(FILL_MAX_BATCH) as u64;
+        self.flushes += batch.len().div_ceil(FILL_MAX_BATCH) as u64;
         if large && self.flushes >= self.options.fill_after {
-            self.burst = (self.burst + batch.bytes.len() as u64).min(FILL_MAX_AHEAD);
+            self.burst = (self.burst + batch.len() as u64).min(FILL_MAX_AHEAD);
             self.filler.make();
         }
         for Noted { frame, crc } in &batch.frames {
@@ -273,7 +300,7 @@ impl Writer {
         }
         assert_eq!(target.summary.valid_bytes, end, "what was noted of the batch is what was written");
         let records = batch.frames.len() as u64;
-        let payload_bytes = batch.bytes.len() as u64 - records * (HEADER + TRAILER) as u64;
+        let payload_bytes = batch.len() as u64 - records * (HEADER + TRAILER) as u64;
         self.published.publish(&target.summary, |stats| stats.count(records, payload_bytes, sync));
         Ok(())
     }

@@ -137,12 +137,38 @@ fn large_calls_are_several_batches_and_a_large_frame_goes_alone() {
 }
 
 #[test]
+fn a_large_batch_is_on_its_way_before_it_is_whole() {
+    let log = Log::new(PLAIN);
+    log.appender.append_one(&next(b"before")).unwrap();
+    let (payload, mut sizes) = (vec![1; 300 << 10], Vec::new());
+    let staged = log.appender.commit.commit(|queue, batch, writer| {
+        let writer = writer.expect("nobody else writes");
+        for lsn in 2..=6 {
+            let position = Position { lsn, term: 1 };
+            batch.add(&next(&payload), position);
+            queue.advance(position);
+            writer.write_ahead(batch);
+            sizes.push((log.size(), batch.bytes.len()));
+        }
+        Ok(Staged::Queued(()))
+    });
+    staged.unwrap();
+    let (first, frame) = (6 + OVERHEAD, (300 << 10) + OVERHEAD);
+    let pieces = [(0, frame), (2 * frame, 0), (2 * frame, frame), (4 * frame, 0), (4 * frame, frame)];
+    assert_eq!(sizes, pieces.map(|(there, held)| (first + there, held as usize)));
+    let stats = log.appender.published().unwrap().stats();
+    assert_eq!((stats.flushes, log.check().records, log.size()), (2, 6, first + 5 * frame));
+    log.appender.append(&vec![next(&payload); 20], None).unwrap();
+    assert_eq!(log.check().records, 26);
+}
+
+#[test]
 fn each_part_has_its_own_answer() {
     let log = Log::new(PLAIN);
-    let parts = [Some(at(3)), Some(at(3)), None, Some(next(b"")), Some(at(9))];
+    let parts = [at(3), at(3), next(b""), at(9)];
     let results = log.appender.append_each(&parts).unwrap();
-    let lsns: Vec<_> = results.iter().map(|each| each.as_ref().and_then(|result| result.as_ref().ok())).collect();
-    assert_eq!(lsns, [Some(&3), None, None, Some(&4), Some(&9)]);
+    let lsns: Vec<_> = results.iter().map(|result| result.as_ref().ok()).collect();
+    assert_eq!(lsns, [Some(&3), None, Some(&4), Some(&9)]);
     assert_eq!(log.appender.published().unwrap().stats().flushes, 1);
     assert_eq!(log.check().records, 3);
 }
@@ -178,7 +204,7 @@ fn a_full_file_is_sealed_and_the_next_one_goes_on() {
     while log.appender.append_one(&next(&[0; 13])).unwrap().is_some() {}
     assert_eq!((log.check().records, log.size()), (2, 256 << 10));
     assert_eq!(log.appender.append(&[next(b"")], None).unwrap(), Appended::default());
-    assert!(log.appender.append_each(&[Some(next(b""))]).unwrap().is_empty());
+    assert!(log.appender.append_each(&[next(b"")]).unwrap().is_empty());
     let sealed = log.appender.seal().unwrap();
     assert_eq!((sealed.valid_bytes, log.size()), (100, 100));
 
@@ -299,7 +325,8 @@ fn threads_append_while_zeros_are_written() {
 
 #[test]
 fn a_file_removed_or_shortened_under_it_is_the_end() {
-    for remove in [true, false] {
+    let large = vec![1; 300 << 10];
+    for (remove, payload) in [(true, &b""[..]), (false, b""), (true, &large), (false, &large)] {
         let log = Log::new(PLAIN);
         log.appender.append_one(&next(b"x")).unwrap();
         if remove {
@@ -307,7 +334,7 @@ fn a_file_removed_or_shortened_under_it_is_the_end() {
         } else {
             std::fs::OpenOptions::new().write(true).open(&log.path).unwrap().set_len(5).unwrap();
         }
-        let refused = log.appender.append_one(&next(b"")).unwrap_err().error;
+        let refused = log.appender.append(&[next(payload); 3], None).unwrap_err().failure.error;
         let CoreError::Corrupt { reason, .. } = refused else { panic!("{refused}") };
         assert_eq!(log.appender.published().unwrap().poisoned(), Some(reason.clone()));
         assert_eq!(log.appender.append_one(&next(b"")).unwrap_err().error, CoreError::Poisoned { reason });
@@ -330,15 +357,17 @@ fn what_fails_decides_what_is_left() {
     let reason = String::from("sync failed: Invalid argument");
     assert_eq!(unsynced.append_one(&next(b"")).unwrap_err().error, CoreError::Poisoned { reason });
 
-    let full = device("/dev/full", None);
-    let failed = full.append(&[next(b"")], None).unwrap_err();
-    assert_eq!(failed.failure.error, CoreError::Os { errno: libc::ENOSPC, call: "pwrite" });
-    assert_eq!((failed.appended_through, full.published().unwrap().poisoned()), (None, None));
-    // The cut that failed is made up for first.
-    let cut = CoreError::Os { errno: libc::EINVAL, call: "ftruncate" };
-    assert_eq!(full.append_one(&next(b"")).unwrap_err().error, cut);
-    assert_eq!(full.close(), Err(cut));
-    assert_eq!(full.close(), Ok(()));
+    for payload in [&b""[..], &[1; 300 << 10]] {
+        let full = device("/dev/full", None);
+        let failed = full.append(&[next(payload); 3], None).unwrap_err();
+        assert_eq!(failed.failure.error, CoreError::Os { errno: libc::ENOSPC, call: "pwrite" });
+        assert_eq!((failed.appended_through, full.published().unwrap().poisoned()), (None, None));
+        // The cut that failed is made up for first.
+        let cut = CoreError::Os { errno: libc::EINVAL, call: "ftruncate" };
+        assert_eq!(full.append(&[next(payload); 3], None).unwrap_err().failure.error, cut);
+        assert_eq!(full.close(), Err(cut));
+        assert_eq!(full.close(), Ok(()));
+    }
 
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("log");
@@ -399,7 +428,7 @@ fn an_abandoned_one_refuses_everything() {
     log.appender.abandon();
     assert_eq!(log.appender.append_one(&next(b"")).unwrap_err().error, CoreError::Closed);
     assert_eq!(log.appender.append(&[next(b"")], None).unwrap_err().failure.error, CoreError::Closed);
-    assert!(log.appender.append_each(&[Some(next(b""))]).is_err() && log.appender.published().is_err());
+    assert!(log.appender.append_each(&[next(b"")]).is_err() && log.appender.published().is_err());
     assert!(log.appender.hold().is_err() && log.appender.seal().is_err() && log.appender.unseal().is_err());
     assert_eq!(log.appender.close(), Ok(()));
     assert_eq!((log.appender.closed(), log.size()), (true, size), "not trimmed");
@@ -409,7 +438,7 @@ fn an_abandoned_one_refuses_everything() {
 fn a_panic_of_the_writer_poisons_and_leaves_nobody_waiting() {
     let log = Log::new(PLAIN);
     assert_eq!(log.appender.append_one(&next(b"good")).unwrap(), Some(1));
-    let outcome = log.appender.commit.commit(|_, batch| {
+    let outcome = log.appender.commit.commit(|_, batch, _| {
         // Half a frame is not what was noted of it.
         batch.add(&next(b"payload"), Position { lsn: 2, term: 1 });
         batch.bytes.truncate(HEADER + TRAILER);

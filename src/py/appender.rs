@@ -137,42 +137,6 @@ impl PyAppender {
         appended.map_err(|partly| self.partly_failed(py, partly))
     }
 
-    /// Appends each (LSN, data, term, timestamp) from `start` on by its own merits: an LSN or an exception for each,
-    /// and the index of the first that no longer went into the file.
-    fn append_each<'py>(
-        &self,
-        py: Python<'py>,
-        items: &Bound<'py, PyList>,
-        start: usize,
-    ) -> PyResult<(Vec<Py<PyAny>>, usize)> {
-        self.alive(py)?;
-        let taken: Vec<_> = items.iter().skip(start).map(|item| self.take_item(py, &item)).collect();
-        let parts: Vec<_> = taken.iter().map(|taken| taken.as_ref().ok().map(Taken::raw)).collect();
-        let results = py.detach(|| {
-            let records: Vec<_> = parts
-                .into_iter()
-                .map(|part| part.map(|(lsn, term, timestamp_ms, bytes)| Record::new(lsn, term, timestamp_ms, bytes)))
-                .collect();
-            self.appender.append_each(&records)
-        });
-        let results = results.map_err(|error| self.failed(py, error.into()))?;
-        let mut answers = Vec::with_capacity(results.len());
-        for (result, taken) in results.into_iter().zip(taken) {
-            let error = match (result, taken) {
-                (Some(Ok(lsn)), _) => {
-                    answers.push(lsn.into_pyobject(py)?.into_any().unbind());
-                    continue;
-                }
-                (Some(Err(failure)), _) => self.failed(py, failure),
-                (None, Err(error)) => error,
-                (None, Ok(_)) => unreachable!("only what could not be taken is passed over"),
-            };
-            answers.push(error.into_value(py).into_any());
-        }
-        let next = start + answers.len();
-        Ok((answers, next))
-    }
-
     /// Until `release`, appends of other threads wait. May be nested.
     fn hold(&self, py: Python<'_>) -> PyResult<()> {
         self.detached(py, Appender::hold)
@@ -365,13 +329,6 @@ impl PyAppender {
             term: optional_u64_arg(term, "term")?,
             timestamp_ms: optional_u64_arg(timestamp_ms, "timestamp_ms")?.unwrap_or_else(now_ms),
         })
-    }
-
-    fn take_item<'py>(&self, py: Python<'py>, item: &Bound<'py, PyAny>) -> PyResult<Taken<'py>> {
-        type Any<'py> = Bound<'py, PyAny>;
-        let (lsn, data, term, timestamp_ms) =
-            item.extract::<(Option<Any<'py>>, Any<'py>, Option<Any<'py>>, Option<Any<'py>>)>()?;
-        self.take(py, lsn.as_ref(), &data, term.as_ref(), timestamp_ms.as_ref())
     }
 
     /// Appends what `take` makes of the items from `start` on. The first bad one decides which error there is.

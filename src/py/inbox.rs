@@ -232,7 +232,7 @@ impl PyInbox {
     }
 
     fn round(&self, appender: &Appender, mut taken: VecDeque<Item>) -> Round {
-        let records: Vec<_> = taken.iter().map(|item| Some(item.append.record())).collect();
+        let records: Vec<_> = taken.iter().map(|item| item.append.record()).collect();
         let results = appender.append_each(&records);
         drop(records);
         let results = match results {
@@ -246,7 +246,7 @@ impl PyInbox {
         let end = (!rest.is_empty()).then_some(End::Full);
         let mut failed = Vec::new();
         let mut good = Vec::with_capacity(taken.len());
-        for (item, result) in taken.into_iter().zip(results.into_iter().flatten()) {
+        for (item, result) in taken.into_iter().zip(results) {
             match result {
                 Ok(lsn) => good.push((item, Ok(lsn))),
                 Err(failure) => failed.push((item, failure)),

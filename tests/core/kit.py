@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 import zlib
@@ -9,6 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from walspool.errors import WalspoolError
+from walspool.spool.bell import Bell
 
 #: Attributes of a ScanReport that both cores must agree on.
 FACTS = (
@@ -140,6 +144,43 @@ class Writer:
     def lsns(self) -> list[int]:
         """The LSNs that a reader gets."""
         return [entry[0] for entry in self.entries()]
+
+
+class Future:
+    """As much of a future as a core uses."""
+
+    def __init__(self) -> None:
+        self.result: Any = None
+
+    def done(self) -> bool:
+        return self.result is not None
+
+    def set_result(self, result: int | BaseException) -> None:
+        if self.done():
+            raise asyncio.InvalidStateError
+        self.result = result
+
+    def set_exception(self, exception: BaseException) -> None:
+        self.set_result(exception)
+
+
+def append_each(core: ModuleType, appender: Any, items: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Append ``items`` by their own merits, as tasks would: an LSN or an error each; none where the file was full."""
+    inbox = core.Inbox(appender)
+    bell = Bell()
+    outbox = core.Outbox(bell)
+    futures = []
+    for item in items:
+        futures.append(Future())
+        try:
+            assert inbox.put(outbox, futures[-1], *item)
+        except (TypeError, ValueError, WalspoolError) as error:
+            futures[-1].set_exception(error)
+    inbox.stop()
+    inbox.run()
+    outbox.resolve()
+    bell.close()
+    return [future.result for future in futures]
 
 
 def flat(runs: Iterable[Iterable[Any]]) -> list[Any]:

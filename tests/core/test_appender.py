@@ -313,8 +313,7 @@ def test_each_item_has_its_own_result(writer: kit.Writer) -> None:
         (None, b"d", 2, 1000),
         (None, b"e", None, 1000),
     ]
-    results, done = writer.appender.append_each(items, 0)
-    assert done == 6
+    results = kit.append_each(writer.core, writer.appender, items)
     assert [result if isinstance(result, int) else type(result) for result in results] == [
         1,
         LsnOrderError,
@@ -325,11 +324,10 @@ def test_each_item_has_its_own_result(writer: kit.Writer) -> None:
     ]
     assert writer.durable() == kit.v3(1, b"a") + kit.v3(7, b"c", 3) + kit.v3(8, b"e", 3)
     assert writer.appender.stats()["flushes"] == 1
-    assert writer.appender.append_each(items, 5) == ([9], 6)
 
 
 def test_each_until_the_file_is_full(core: ModuleType, tmp_path: Path) -> None:
     writer = kit.Writer(core, tmp_path, segment_bytes=4 << 20)
     items: list[Any] = [(None, b"x" * (3 << 20), None, 1000)] * 4
-    assert writer.appender.append_each(items, 0) == ([1, 2], 2)
-    assert writer.appender.append_each(items, 2) == ([], 2)
+    assert kit.append_each(core, writer.appender, items) == [1, 2, None, None]
+    assert kit.append_each(core, writer.appender, items) == [None] * 4

@@ -40,7 +40,7 @@ def test_a_full_file_takes_nothing_and_says_so(core: ModuleType, tmp_path: Path)
     assert writer.appender.append_many([(3, b"")], None, 1000, 0) == 0
     assert writer.appender.append_next_many([b""], None, 1000, 0) == (0, None)
     assert writer.appender.append_frames(kit.v3(3), 0) == (0, None, None, 0, True)
-    assert writer.appender.append_each([(None, b"", None, 1000)], 0) == ([], 0)
+    assert kit.append_each(core, writer.appender, [(None, b"", None, 1000)]) == [None]
     # What is wrong is wrong in any file.
     with pytest.raises(LsnOrderError):
         writer.append(2)
@@ -157,7 +157,7 @@ def test_closing(core: ModuleType, tmp_path: Path) -> None:
         with pytest.raises(SpoolClosed) as caught:
             call()
         assert caught.value.path == writer.path
-    results, _ = appender.append_each([(None, b"", None, None)], 0)
+    results = kit.append_each(core, appender, [(None, b"", None, None)])
     assert [type(result) for result in results] == [SpoolClosed]
     assert appender.durable_lsn == 1
     assert appender.summary().records == 1
@@ -170,7 +170,6 @@ def test_a_copy_in_a_forked_child_refuses_and_touches_nothing(core: ModuleType, 
     appender.abandon()
     calls: list[Callable[[], Any]] = [
         writer.append,
-        lambda: appender.append_each([(None, b"", None, None)], 0),
         lambda: appender.wait_lsn(0, None),
         lambda: appender.durable_lsn,
         lambda: appender.add_listener(0),
@@ -182,6 +181,8 @@ def test_a_copy_in_a_forked_child_refuses_and_touches_nothing(core: ModuleType, 
     for call in calls:
         with pytest.raises(SpoolClosed):
             call()
+    results = kit.append_each(core, appender, [(None, b"", None, None)])
+    assert [type(result) for result in results] == [SpoolClosed]
     assert appender.closed
     appender.close()
     assert writer.path.read_bytes() == before

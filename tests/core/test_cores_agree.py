@@ -233,8 +233,8 @@ class Side:
             case "frames":
                 return appender.append_frames(args[0], min(args[1], len(args[0])))
             case "each":
-                results, end = appender.append_each(args[0], 0)
-                return [outcome(lambda each=each: self._or_raise(each)) for each in results], end
+                results = kit.append_each(self.core, appender, args[0])
+                return [outcome(lambda each=each: self._or_raise(each)) for each in results]
             case "seal":
                 return kit.facts(appender.seal())
             case "swap":

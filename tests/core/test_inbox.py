@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import threading
@@ -21,24 +20,6 @@ from walspool.spool.bell import Bell
 PATIENCE_S = 60.0
 
 
-class Future:
-    """As much of a future as a core uses."""
-
-    def __init__(self) -> None:
-        self.result: Any = None
-
-    def done(self) -> bool:
-        return self.result is not None
-
-    def set_result(self, result: int) -> None:
-        if self.done():
-            raise asyncio.InvalidStateError
-        self.result = result
-
-    def set_exception(self, exception: BaseException) -> None:
-        self.set_result(exception)  # type: ignore[arg-type]
-
-
 class Desk:
     """An inbox over a new file, one outbox, and the futures of what was put."""
 
@@ -47,14 +28,14 @@ class Desk:
         self.writer = kit.Writer(core, folder, **options)
         self.inbox = core.Inbox(self.writer.appender)
         self.bell, self.outbox = self.end()
-        self.futures: list[Future] = []
+        self.futures: list[kit.Future] = []
 
     def end(self) -> tuple[Bell, Any]:
         bell = Bell()
         return bell, self.core.Outbox(bell)
 
     def put(self, lsn: int | None = None, data: Any = b"payload", term: int | None = None) -> bool:
-        self.futures.append(Future())
+        self.futures.append(kit.Future())
         taken: bool = self.inbox.put(self.outbox, self.futures[-1], lsn, data, term, 1000)
         return taken
 

@@ -247,8 +247,7 @@ def test_zeros_that_can_not_be_written_are_done_without(tmp_path: Path, faults: 
 def test_every_call_in_a_batch_gets_the_error(bench: Bench, faults: Faults) -> None:
     faults.fail("pwrite", bench.log, errno.ENOSPC)
     items: list[Any] = [(None, b"a", None, 1000), (1, b"b", None, 1000), (None, b"c", None, 1000)]
-    results, done = bench.writer.appender.append_each(items, 0)
-    assert done == 3
+    results = kit.append_each(pure, bench.writer.appender, items)
     assert [getattr(result, "errno", type(result).__name__) for result in results] == [
         errno.ENOSPC,
         "LsnOrderError",
@@ -260,10 +259,10 @@ def test_every_call_in_a_batch_gets_the_error(bench: Bench, faults: Faults) -> N
 def test_each_goes_on_after_a_batch_that_failed(bench: Bench, faults: Faults) -> None:
     faults.fail("pwrite", bench.log, errno.ENOSPC)
     items: list[Any] = [(None, b"x" * (3 << 20), None, 1000), (None, b"y" * (3 << 20), None, 1000)]
-    results, done = bench.writer.appender.append_each(items, 0)
-    assert (getattr(results[0], "errno", None), results[1], done) == (errno.ENOSPC, 3, 2)
+    results = kit.append_each(pure, bench.writer.appender, items)
+    assert (getattr(results[0], "errno", None), results[1]) == (errno.ENOSPC, 3)
     faults.fail("fsync", bench.log, errno.EIO)
-    results, done = bench.writer.appender.append_each(items, 0)
+    results = kit.append_each(pure, bench.writer.appender, items)
     assert [type(result) for result in results] == [OSError, SpoolPoisoned]
 
 

@@ -112,12 +112,16 @@ class Scenario:
         self.submitted.add(number)
         self.acked[self.spool.append_next(data)] = number
 
-    def append_many(self) -> None:
-        """Four at once."""
-        made = [self.author.submit(100) for _ in range(4)]
+    def append_many(self, count: int = 4, size: int = 100) -> None:
+        """Some at once."""
+        made = [self.author.submit(size) for _ in range(count)]
         self.submitted.update(number for number, _ in made)
         lsns = self.spool.append_next_many([data for _, data in made])
         self.acked.update((lsn, number) for lsn, (number, _) in zip(lsns, made, strict=True))
+
+    def append_large(self) -> None:
+        """More than is written in one piece."""
+        self.append_many(3, 300_000)
 
     def read(self) -> None:
         """All that is there, compared."""
@@ -173,7 +177,7 @@ class Scenario:
             s.append,
             s.peek,
         ]
-        middle = [s.prune, s.append, s.append_many, s.read, s.verify, s.close, s.open, s.read, s.append]
+        middle = [s.prune, s.append, s.append_many, s.append_large, s.read, s.verify, s.close, s.open, s.read, s.append]
         last = [
             s.prune,
             s.append,

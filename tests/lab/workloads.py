@@ -126,6 +126,9 @@ def batches(run: Run) -> None:
     if run.seed % 16 == 1:  # more than one write can hold
         with run.open() as spool:
             run.append_batch(spool, 3, size=1_900_000)
+    if run.seed % 16 == 9:  # more than is written in one piece
+        with run.open() as spool:
+            run.append_batch(spool, 3, size=300_000)
 
 
 def aligned(run: Run) -> None:

@@ -20,13 +20,6 @@ pub struct Taken<'py> {
     pub timestamp_ms: u64,
 }
 
-impl Taken<'_> {
-    /// The same without anything of Python's.
-    pub fn raw(&self) -> (Option<u64>, Option<u64>, u64, &[u8]) {
-        (self.lsn, self.term, self.timestamp_ms, self.payload.as_bytes())
-    }
-}
-
 /// Bytes that can't change any more.
 pub enum Payload<'py> {
     Bytes(Bound<'py, PyBytes>),

@@ -12,12 +12,12 @@ from walspool.core.pure.flush import Batch, Flusher, Mark
 from walspool.core.pure.frame import OVERHEAD, copy_buffer, copy_payload
 from walspool.core.pure.frames import RawFrame, split_frames
 from walspool.core.pure.index import Prefix, ScanReport
-from walspool.core.pure.order import Item, check_all, check_start, checked, following
+from walspool.core.pure.order import Checked, check_all, check_start, checked, following
 from walspool.core.pure.waiters import Waiters
 from walspool.errors import SpoolClosed, SpoolPoisoned, WalspoolError
 from walspool.records import check_u64
 
-__all__ = ["Appender", "Item"]
+__all__ = ["Appender"]
 
 _Result = TypeVar("_Result")
 
@@ -169,30 +169,29 @@ class Appender:
             return 0, None, None, start, bool(frames)
         return end, frames[0].lsn, frames[end - 1].lsn, frames[end - 1].end, end < len(frames)
 
-    def append_each(self, items: Sequence[Item], start: int) -> tuple[list[int | Exception], int]:
-        """Append ``items`` from ``start`` on by their own merits: an LSN or an error each, and the index reached."""
+    def append_each(self, items: Sequence[Checked]) -> list[int | Exception]:
+        """Append ``items`` by their own merits: an LSN or an error each, of fewer than given when the file is full."""
         self._own()
-        check_start(start)
         results: list[int | Exception] = []
 
         def work() -> None:
-            while start + len(results) < len(items):
+            while len(results) < len(items):
                 before = len(results)
-                self._append_some(items, start, results)
+                self._append_some(items, results)
                 if len(results) == before:
                     break
 
         with self._door:
             self._turn(work)
-        return results, start + len(results)
+        return results
 
-    def _append_some(self, items: Sequence[Item], start: int, results: list[int | Exception]) -> None:
+    def _append_some(self, items: Sequence[Checked], results: list[int | Exception]) -> None:
         """One batch of ``append_each``."""
         batch = Batch(self._flusher.durable)
         good: list[int] = []
-        for at in range(len(results), len(items) - start):
+        for at in range(len(results), len(items)):
             try:
-                lsn, payload, term, timestamp_ms = checked(items[start + at])
+                lsn, payload, term, timestamp_ms = items[at]
                 self._ready()
                 if not batch.fits(len(payload) + OVERHEAD):
                     break

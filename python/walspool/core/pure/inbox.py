@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from walspool.core.pure.appender import Appender, Item
-from walspool.core.pure.order import checked
+from walspool.core.pure.appender import Appender
+from walspool.core.pure.order import Checked, checked
 
 __all__ = ["Inbox", "Outbox"]
 
@@ -50,7 +50,7 @@ class Outbox:
             raise
 
 
-_Waiting = tuple[Item, _Future, Outbox]
+_Waiting = tuple[Checked, _Future, Outbox]
 
 #: So many are flushed although more may come: the loop runs its other tasks meanwhile.
 _ENOUGH: Final = 32
@@ -118,10 +118,11 @@ class Inbox:
         if not taken:
             return True
         try:
-            results, done = self._appender.append_each([item for item, _, _ in taken], 0)
+            results = self._appender.append_each([item for item, _, _ in taken])
         except BaseException as error:
             _answer(taken, [error] * len(taken))
             return True
+        done = len(results)
         _answer(taken[:done], results)
         self._waiting.extendleft(reversed(taken[done:]))
         return done == len(taken)

@@ -11,9 +11,10 @@ from walspool.core.pure.frame import check_payload, copy_payload, fact
 from walspool.errors import LsnOrderError, StaleTermError
 from walspool.records import MAX_U64, check_u64
 
-__all__ = ["Item", "check_all", "check_start", "checked", "following"]
+__all__ = ["Checked", "Item", "check_all", "check_start", "checked", "following"]
 
 Item: TypeAlias = tuple[int | None, Any, int | None, int | None]
+Checked: TypeAlias = tuple[int | None, bytes, int | None, int]
 
 
 def check_start(start: int) -> None:
@@ -22,7 +23,7 @@ def check_start(start: int) -> None:
         raise OverflowError(f"start must be between 0 and 2**64-1, not {start}")
 
 
-def checked(item: Item) -> tuple[int | None, bytes, int | None, int]:
+def checked(item: Item) -> Checked:
     """The arguments of one append: checked, the payload copied, the clock read."""
     lsn, data, term, timestamp_ms = item
     if lsn is not None:
