@@ -23,22 +23,17 @@ from starlette.types import Receive, Scope, Send
 
 from walspool.errors import UnknownReplica
 from walspool.net.auth import EVERYTHING, Grant, TokenAuth, refuse_foreign
-from walspool.net.messages import Ack, Registration, WalRequest, replica_id
+from walspool.net.messages import Ack, Registration, SnapshotHead, WalRequest, replica_id
 from walspool.net.protocol import (
     CHECKSUM,
-    COMPARABLE,
     MAX_JSON_BYTES,
     MAX_RESPONSE_S,
     PROBLEM_TYPE,
     SESSION,
-    SNAPSHOT_POSITION,
-    SNAPSHOT_REACH,
-    TERM,
     Problem,
     Refused,
     checksum,
     number,
-    position_text,
 )
 from walspool.net.records import MAX_RECORDS_BYTES, append, parse_ack, read
 from walspool.net.serving import Wait
@@ -230,14 +225,8 @@ class ReplicationApp(Starlette):
         wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
         grant.require("admin" if wanted.replica_id is None else f"replica:{wanted.replica_id}")
         found = await asyncio.to_thread(self._source.load, wanted, _session(request), time.monotonic())
-        fields = {
-            TERM: str(found.term),
-            SNAPSHOT_POSITION: position_text(found.position),
-            SNAPSHOT_REACH: str(found.reach_lsn),
-            COMPARABLE: "yes" if found.comparable else "no",
-        }
-        headers = {**fields, CHECKSUM: checksum(*fields.values())}
-        return _Stream(self._snapshot(iter(found.chunks)), headers, lambda: None)
+        head = SnapshotHead(found.term, found.position, found.reach_lsn, found.comparable)
+        return _Stream(self._snapshot(iter(found.chunks)), head.headers(), lambda: None)
 
     async def _snapshot(self, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
         while not self._ending and (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
