@@ -127,13 +127,21 @@ DIRECTION: list[tuple[str, str]] = [
         "net.server",
         "errors net.records net.state net.auth net.messages net.protocol net.serving net.source replication.primary",
     ),
+    ("net.running", "net.protocol net.server"),
     ("net", "net.server"),
     ("cli", " core"),
 ]
 #: What lies in one of these is judged by its folder's line, except among itself.
 FOLDERS = ("cli",)
 #: Not of the standard library, and who may import it.
-THIRD_PARTY = {"typer": "cli", "click": "cli", "rich": "cli", "pyarrow": "core.pure", "starlette": "net.server"}
+THIRD_PARTY = {
+    "typer": "cli",
+    "click": "cli",
+    "rich": "cli",
+    "pyarrow": "core.pure",
+    "starlette": "net.server",
+    "uvicorn": "net.running",
+}
 
 
 def _short(name: str) -> str:
