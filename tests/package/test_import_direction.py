@@ -129,6 +129,7 @@ DIRECTION: list[tuple[str, str]] = [
         "net.server",
         "errors net.records net.state net.auth net.messages net.protocol net.serving net.source replication.primary",
     ),
+    ("net.running", "net.protocol net.server"),
     ("net.identity", "errors records spool.files spool.log"),
     ("net.connection", "errors net.auth net.protocol"),
     ("net.applying", "core errors net.backoff spool.files spool.interrupt spool.log"),
@@ -152,7 +153,14 @@ DIRECTION: list[tuple[str, str]] = [
 #: What lies in one of these is judged by its folder's line, except among itself.
 FOLDERS = ("cli",)
 #: Not of the standard library, and who may import it.
-THIRD_PARTY = {"typer": "cli", "click": "cli", "rich": "cli", "pyarrow": "core.pure", "starlette": "net.server"}
+THIRD_PARTY = {
+    "typer": "cli",
+    "click": "cli",
+    "rich": "cli",
+    "pyarrow": "core.pure",
+    "starlette": "net.server",
+    "uvicorn": "net.running",
+}
 
 
 def _short(name: str) -> str:
