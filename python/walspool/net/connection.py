@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import select
 import socket
@@ -28,6 +29,7 @@ _KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPALIVE": 5, "TCP_KEEPINTVL": 3,
 _USER_TIMEOUT_MS: Final = 15_000
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)*/?", re.ASCII)
 _MAX_CHUNK_LINE: Final = 256
+_of_the_parent: Final[list[http.client.HTTPConnection | None]] = []
 
 
 class Refusal(Exception):
@@ -114,10 +116,13 @@ class Connection:
 
     def forget(self) -> None:
         """Close a forked child's copy of the descriptor, and tell nobody."""
-        held = self._socket
-        if held is not None:
-            with suppress(OSError):
-                socket.socket.close(held)
+        held, self._socket = self._socket, None
+        # a thread that is not here may hold the lock of its buffer, so that even its destructor would wait for ever
+        _of_the_parent.append(self._http)
+        self._http = None
+        with suppress(OSError):
+            if held is not None and (fd := held.detach()) >= 0:
+                os.close(fd)
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
