@@ -42,6 +42,8 @@ class Grant:
 
 #: Without tokens, on loopback, everybody may do everything.
 EVERYTHING: Final = Grant(frozenset({"admin"}))
+#: What needs no token tells nothing.
+NOTHING: Final = Grant(frozenset())
 
 
 class TokenAuth:
