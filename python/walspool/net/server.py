@@ -22,26 +22,24 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from walspool.errors import UnknownReplica
-from walspool.net.auth import EVERYTHING, Grant, TokenAuth, refuse_foreign
-from walspool.net.messages import Ack, Registration, WalRequest, replica_id
+from walspool.metrics import CONTENT_TYPE, Collector, page
+from walspool.net.auth import EVERYTHING, NOTHING, Grant, TokenAuth, refuse_foreign
+from walspool.net.messages import Ack, Registration, SnapshotHead, WalRequest, replica_id
+from walspool.net.page import FILES, HEADERS, content
 from walspool.net.protocol import (
     CHECKSUM,
-    COMPARABLE,
     MAX_JSON_BYTES,
     MAX_RESPONSE_S,
     PROBLEM_TYPE,
     SESSION,
-    SNAPSHOT_POSITION,
-    SNAPSHOT_REACH,
-    TERM,
     Problem,
     Refused,
     checksum,
     number,
-    position_text,
+    parse_query,
 )
 from walspool.net.records import MAX_RECORDS_BYTES, append, parse_ack, read
-from walspool.net.serving import Wait
+from walspool.net.serving import Counters, Wait
 from walspool.net.source import Pull, SnapshotProvider, Source
 from walspool.net.state import retention_of, slots_of, status_of
 from walspool.replication.primary import PrimaryReplication
@@ -53,6 +51,9 @@ log = logging.getLogger("walspool")
 #: A client that takes nothing, or gives nothing, for so long is dropped.
 STALL_S: Final = 30.0
 BODY_S: Final = 10.0
+
+#: A browser takes no answer for something else, and keeps none.
+_PLAIN: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 _Handler = Callable[[Request, Grant], Awaitable[Any]]
 
@@ -77,6 +78,7 @@ class ReplicationApp(Starlette):
         self._source = Source(primary, first_session=secrets.randbits(62), snapshot=snapshot)
         self._primary = primary
         self._auth = auth
+        self._page = page(Collector(primary, self.counters))
         self._ending = False
         self._waits: set[asyncio.Task[Any]] = set()
         routes = [
@@ -94,8 +96,15 @@ class ReplicationApp(Starlette):
             Route("/primary", self._answer(self._is_primary), methods=["GET"]),
             Route("/replica", self._answer(self._is_replica), methods=["GET"]),
             Route("/healthz", self._answer(self._alive), methods=["GET"]),
+            Route("/metrics", self._answer(self._metrics), methods=["GET"]),
+            *(Route(each, self._answer(_file, tokens=False), methods=["GET"]) for each in FILES),
         ]
         super().__init__(routes=routes, exception_handlers={HTTPException: _no_such_route})
+        self.router.redirect_slashes = False
+
+    def counters(self) -> Counters:
+        """What replicas did since the start, for ``walspool.metrics.Collector``."""
+        return self._source.counters()
 
     def end_streams(self) -> None:
         """End open responses at once, and refuse new ones. For the event loop's own thread."""
@@ -105,12 +114,14 @@ class ReplicationApp(Starlette):
 
     # -- every request -------------------------------------------------------------------------------------------------
 
-    def _answer(self, handler: _Handler) -> Callable[[Request], Awaitable[Any]]:
+    def _answer(self, handler: _Handler, tokens: bool = True) -> Callable[[Request], Awaitable[Any]]:
+        """An endpoint; ``tokens``: whether it asks for one where there are any."""
+
         async def endpoint(request: Request) -> Any:
             try:
                 if self._ending:
                     raise Refused(503, "ending", "this server is shutting down")
-                return await handler(request, self._grant(request))
+                return await handler(request, self._grant(request, tokens))
             except Refused as error:
                 return _problem(error.problem)
             except ClientDisconnect:
@@ -122,9 +133,9 @@ class ReplicationApp(Starlette):
 
         return endpoint
 
-    def _grant(self, request: Request) -> Grant:
+    def _grant(self, request: Request, tokens: bool) -> Grant:
         if self._auth is not None:
-            return self._auth.grant(request.headers.get("authorization"))
+            return self._auth.grant(request.headers.get("authorization")) if tokens else NOTHING
         refuse_foreign(request.headers.get("host"), request.headers.get("origin"))
         return EVERYTHING
 
@@ -140,6 +151,8 @@ class ReplicationApp(Starlette):
         return _json({"term": self._primary.term})
 
     async def _is_replica(self, request: Request, grant: Grant) -> Response:
+        given = parse_query(request.scope["query_string"], frozenset({"lag"}))
+        number("lag", given.get("lag", "0"))
         raise Refused(503, "not-a-replica", "this is a primary, replaced or not")
 
     def _state(self, state: Callable[[PrimaryReplication], dict[str, Any]]) -> _Handler:
@@ -148,6 +161,11 @@ class ReplicationApp(Starlette):
             return _json(await asyncio.to_thread(state, self._primary))
 
         return handler
+
+    async def _metrics(self, request: Request, grant: Grant) -> Response:
+        grant.require("read")
+        text = await asyncio.to_thread(self._page)
+        return Response(text, headers={**_PLAIN, "content-type": CONTENT_TYPE})
 
     async def _drop_slot(self, request: Request, grant: Grant) -> Response:
         grant.require("admin")
@@ -193,23 +211,29 @@ class ReplicationApp(Starlette):
         else:  # whoever only reads must not be able to fence
             grant.require("read" if wanted.term is None else "admin")
         pull = await asyncio.to_thread(self._source.pull, wanted, _session(request), time.monotonic())
+        gone = asyncio.ensure_future(_gone(request.receive))
+
+        def close() -> None:
+            gone.cancel()
+            pull.close(time.monotonic())
+
         try:
-            first = await self._next(pull)
+            first = await self._next(pull, gone)
             head = await asyncio.to_thread(pull.head)
         except BaseException:
-            pull.close(time.monotonic())
+            close()
             raise
-        return _Stream(self._frames(pull, first), head.headers(), lambda: pull.close(time.monotonic()))
+        return _Stream(self._frames(pull, first, gone), head.headers(), close)
 
-    async def _frames(self, pull: Pull, first: bytes | None) -> AsyncIterator[bytes]:
+    async def _frames(self, pull: Pull, first: bytes | None, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
         data = first
         while data is not None:
             yield data
-            data = await self._next(pull)
+            data = await self._next(pull, gone)
 
-    async def _next(self, pull: Pull) -> bytes | None:
-        """The next frames, once there are some; ``None`` at the end of the response."""
-        while not self._ending:
+    async def _next(self, pull: Pull, gone: asyncio.Future[None]) -> bytes | None:
+        """The next frames, once there are some; ``None`` at the end of the response, and once the client is gone."""
+        while not self._ending and not gone.done():
             step = await asyncio.to_thread(pull.step, time.monotonic())
             if not isinstance(step, Wait):
                 return None if step is None else bytes(step)
@@ -218,7 +242,8 @@ class ReplicationApp(Starlette):
             wait = asyncio.ensure_future(self._source.more_after(pull.since_lsn))
             self._waits.add(wait)
             try:
-                await asyncio.wait({wait}, timeout=min(step.seconds, MAX_RESPONSE_S))
+                timeout = min(step.seconds, MAX_RESPONSE_S)
+                await asyncio.wait({wait, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._waits.discard(wait)
                 wait.cancel()
@@ -230,20 +255,15 @@ class ReplicationApp(Starlette):
         wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
         grant.require("admin" if wanted.replica_id is None else f"replica:{wanted.replica_id}")
         found = await asyncio.to_thread(self._source.load, wanted, _session(request), time.monotonic())
-        fields = {
-            TERM: str(found.term),
-            SNAPSHOT_POSITION: position_text(found.position),
-            SNAPSHOT_REACH: str(found.reach_lsn),
-            COMPARABLE: "yes" if found.comparable else "no",
-        }
-        headers = {**fields, CHECKSUM: checksum(*fields.values())}
-        return _Stream(self._snapshot(iter(found.chunks)), headers, lambda: None)
+        head = SnapshotHead(found.term, found.position, found.reach_lsn, found.comparable)
+        gone = asyncio.ensure_future(_gone(request.receive))
+        return _Stream(self._snapshot(iter(found.chunks), gone), head.headers(), gone.cancel)
 
-    async def _snapshot(self, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-        while not self._ending and (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+    async def _snapshot(self, chunks: Iterator[bytes], gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            if self._ending or gone.done():
+                raise _CutOff
             yield chunk
-        if self._ending:
-            raise _CutOff
 
 
 class _CutOff(Exception):
@@ -253,7 +273,7 @@ class _CutOff(Exception):
 class _Stream:
     """A response whose receiver is dropped when it takes nothing, and whose end is seen for what it is."""
 
-    def __init__(self, parts: AsyncIterator[bytes], headers: dict[str, str], close: Callable[[], None]) -> None:
+    def __init__(self, parts: AsyncIterator[bytes], headers: dict[str, str], close: Callable[[], object]) -> None:
         self._parts = parts
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._close = close
@@ -288,6 +308,18 @@ async def _body(request: Request, maximum: int = MAX_JSON_BYTES, seconds: float 
     return bytes(found)
 
 
+async def _file(request: Request, grant: Grant) -> Response:
+    """A file of the package, which tells nothing of the log."""
+    address = request.scope["route"].path
+    return Response(content(address), headers=HEADERS, media_type=FILES[address][1])
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns once the client is gone; a server goes on taking what nobody gets."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def _session(request: Request) -> int | None:
     text = request.headers.get(SESSION)
     return None if text is None else number(SESSION, text)
@@ -295,13 +327,15 @@ def _session(request: Request) -> int | None:
 
 def _json(value: dict[str, Any]) -> Response:
     body = json.dumps(value).encode()
-    return Response(body, media_type="application/json", headers={CHECKSUM: checksum("200", body)})
+    return Response(body, media_type="application/json", headers={**_PLAIN, CHECKSUM: checksum("200", body)})
 
 
 def _problem(problem: Problem) -> Response:
-    return Response(problem.encode(), problem.status, {CHECKSUM: problem.check()}, PROBLEM_TYPE)
+    return Response(problem.encode(), problem.status, {**_PLAIN, CHECKSUM: problem.check()}, PROBLEM_TYPE)
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 404
-    return _problem(Problem(status, "no-such-route", "there is nothing at this address for this method"))
+    assert isinstance(error, HTTPException)
+    answer = _problem(Problem(error.status_code, "no-such-route", "there is nothing at this address for this method"))
+    answer.headers.update(error.headers or {})
+    return answer
