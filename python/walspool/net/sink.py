@@ -54,6 +54,7 @@ class Sink:
         self.following.reach_lsn, self.following.given_up = reach_lsn, given_up
         if self.spool is None:
             self.following.error = corrupt
+            self.begin_load()  # a power loss may take the mark, and then the next start could find nothing wrong
 
     def _marker(self) -> tuple[bool, int, Position | None]:
         """Whether a bootstrap is under way, which LSN is to be reached behind one, and what was given up for it."""
