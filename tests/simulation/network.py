@@ -23,6 +23,8 @@ __all__ = ["Calls", "Clock", "Faults", "Network"]
 #: Without an answer for so long, a request is given up.
 PATIENCE_S = 3.0
 STREAM_PATIENCE_S = 35.0
+#: An idle stream whose follower has gone away is found out within so many seconds.
+LONGEST_IDLE_S = 5.0
 
 
 class Clock:
@@ -232,7 +234,7 @@ class Network:
         step = pull.step(self.clock.now_s)
         again = lambda: self._pump(pull, target, life, source, calls, record, cut)  # noqa: E731
         if isinstance(step, Wait) and not calls.over:
-            self.clock.after(min(step.seconds, 0.2), again)
+            self._wake(target, min(step.seconds, LONGEST_IDLE_S), again)
             return
         if record is None:
             record = self._head(pull, target, source, calls)
@@ -255,6 +257,18 @@ class Network:
             self._answer(target, source, calls, lambda: calls.failed(ProtocolError(reason="cut off")))
             return
         self.clock.after(0.001, again)
+
+    def _wake(self, target: Node, seconds: float, again: Callable[[], None]) -> None:
+        """``again`` when that time has passed, or soon after something happens at the target."""
+        woken: list[bool] = []
+
+        def once() -> None:
+            if not woken:
+                woken.append(True)
+                again()
+
+        self.clock.after(seconds, once)
+        target.watchers.append(lambda: self.clock.after(self.rng.random() * 0.2, once))
 
     def _head(self, pull: Pull, target: Node, source: Node, calls: Calls) -> _Recorded:
         headers = pull.head().headers()

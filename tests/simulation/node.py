@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import walspool
 from tests.simulation.history import Broken, Commit, Records, held
 from tests.simulation.network import Calls
-from walspool.errors import WalspoolError
+from walspool.errors import SpoolError, WalspoolError
 from walspool.net.following import State
 from walspool.net.messages import Ack, StreamHead
 from walspool.net.protocol import Problem
@@ -54,6 +54,8 @@ class Node:
         self._path = folder / name / "app.db"
         self._pulling: Calls | None = None
         self._waiting: list[tuple[int, bytes]] = []
+        #: Called once when it appends or dies.
+        self.watchers: list[Callable[[], None]] = []
 
     @property
     def up(self) -> bool:
@@ -75,10 +77,13 @@ class Node:
 
     def start(self) -> None:
         """Start as whatever it is."""
-        if self.upstream is None:
-            self._start_primary()
-        else:
-            self._start_follower()
+        try:
+            if self.upstream is None:
+                self._start_primary()
+            else:
+                self._start_follower()
+        except SpoolError as error:
+            raise Broken(f"{self.name} can't start: {error}") from error
 
     def _start_primary(self) -> None:
         config = walspool.ReplicationConfig(
@@ -104,16 +109,18 @@ class Node:
         self.sink = Sink(
             self._path, self.name, f"i-{self.name}", random=self.rng.random, segment_bytes=self.world.segment_bytes
         )
-        self.corrupt = self.sink.spool is None
-        if not self.corrupt:
+        if self.sink.spool is None:
+            self.corrupt = True
+        elif not self.corrupt:  # one that was corrupt may read otherwise behind a loss of power, and is loading still
             held(self.log, self.records)
         self.say(f"follower at {self.sink.own.last.lsn}{', corrupt' if self.corrupt else ''}")
         self.drive()
 
-    def crash(self) -> None:
-        """Die as by SIGKILL: what was not written is lost, what was written stays."""
+    def crash(self, *, keeps_power: bool = False) -> None:
+        """Die as by SIGKILL: what was not written is lost, what was written stays. Or by a loss of power."""
         self.say("killed")
         self.life += 1
+        self._tell_watchers()
         self._waiting = []
         if self._pulling is not None:
             self._pulling.over, self._pulling = True, None
@@ -128,6 +135,15 @@ class Node:
         if self.sink is not None and self.sink.spool is not None:
             self.sink.spool._abandon()
         self.primary = self.source = self.sink = None
+        disk = self.world.disk
+        if disk is not None and not keeps_power and self.rng.random() < self.world.power_losses:
+            disk.cut(self._path.parent, self.rng)
+            self.say("powerless")
+
+    def _tell_watchers(self) -> None:
+        watchers, self.watchers = self.watchers, []
+        for each in watchers:
+            each()
 
     def rot(self) -> None:
         """A bit of the log's file flips while the machine is down."""
@@ -175,6 +191,7 @@ class Node:
         self.records[lsn] = (self.term, payload)
         self._waiting.append((lsn, payload))
         self.say(f"appends {lsn}")
+        self._tell_watchers()
 
     def prune(self) -> None:
         """The application needs no log any more."""
@@ -275,6 +292,8 @@ class Node:
             self.say(f"takes from {target.name} behind {head.previous.lsn} in term {head.term}")
             self._joins(head.term)
             self.term = head.term
+            if self.corrupt:
+                raise Broken(f"{self.name} was corrupt and goes on as if nothing had been")
             if self.half_loaded:
                 raise Broken(f"{self.name} goes on with the data of a snapshot and the log of before")
             self.world.history.check_prefix(self.name, self.term, self.records)

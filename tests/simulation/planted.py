@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import walspool
 from walspool import PrimaryReplication
+from walspool.core.pure import flush
 from walspool.net import source as source_module
 from walspool.net.following import Following, OwnLog
 from walspool.net.messages import StreamHead, WalRequest
 from walspool.net.serving import LogFacts, Sessions, SlotFacts, Stream, decide_wal
 from walspool.net.sink import Sink
+from walspool.spool import files as fs
 from walspool.spool.segments import position_of
 from walspool.spool.writing import WritableLog
 
-__all__ = ["PLANTED"]
+__all__ = ["PLANTED", "Planted"]
 
 Patch = pytest.MonkeyPatch
 
@@ -103,16 +105,49 @@ def _half_a_snapshot(patch: Patch) -> None:
     patch.setattr(Sink, "begin_load", lambda self: None)
 
 
-#: Each with the seed at which the search for it begins: near one that finds it.
-PLANTED: dict[str, tuple[int, Callable[[Patch], None]]] = {
-    "no-lineage-check": (0, _no_lineage_check),
-    "any-response-is-taken": (21, _any_response_is_taken),
-    "no-lineage-check-at-all": (0, _no_lineage_check_at_all),
-    "an-early-ack": (0, _an_early_ack),
-    "late-acks-count": (150, _late_acks_count),
-    "no-fence": (0, _no_fence),
-    "a-fence-until-the-restart": (0, _a_fence_until_the_restart),
-    "a-prune-overtakes": (200, _a_prune_overtakes),
-    "promoted-too-early": (170, _promoted_too_early),
-    "half-a-snapshot": (42, _half_a_snapshot),
+def _records_are_not_synced(patch: Patch) -> None:
+    """What is acknowledged is written, and lost with the power."""
+    patch.setattr(flush, "sync", lambda file, resized: None)
+
+
+def _a_fence_is_not_synced(patch: Patch) -> None:
+    """What is met, or promoted to, is lost with the power."""
+    sync = fs.sync_file
+    patch.setattr(fs, "sync_file", lambda fd, path: None if path.suffix == ".spare" else sync(fd, path))
+
+
+def _a_bootstrap_is_not_synced(patch: Patch) -> None:
+    """That a snapshot is being loaded is lost with the power."""
+    mark = Sink._mark
+
+    def unsynced(self: Sink, words: str) -> None:
+        with patch.context() as meanwhile:
+            meanwhile.setattr(fs, "sync_file", lambda fd, path: None)
+            mark(self, words)
+
+    patch.setattr(Sink, "_mark", unsynced)
+
+
+class Planted(NamedTuple):
+    """A defect, the seed at which the search for it begins, near one that finds it, and whether power must be lost."""
+
+    first: int
+    plant: Callable[[Patch], None]
+    power: bool = False
+
+
+PLANTED: dict[str, Planted] = {
+    "no-lineage-check": Planted(0, _no_lineage_check),
+    "any-response-is-taken": Planted(15, _any_response_is_taken),
+    "no-lineage-check-at-all": Planted(0, _no_lineage_check_at_all),
+    "an-early-ack": Planted(0, _an_early_ack),
+    "late-acks-count": Planted(725, _late_acks_count),
+    "no-fence": Planted(1, _no_fence),
+    "a-fence-until-the-restart": Planted(1, _a_fence_until_the_restart),
+    "a-prune-overtakes": Planted(72, _a_prune_overtakes),
+    "promoted-too-early": Planted(17, _promoted_too_early),
+    "half-a-snapshot": Planted(121, _half_a_snapshot),
+    "records-are-not-synced": Planted(0, _records_are_not_synced, power=True),
+    "a-fence-is-not-synced": Planted(0, _a_fence_is_not_synced, power=True),
+    "a-bootstrap-is-not-synced": Planted(14, _a_bootstrap_is_not_synced, power=True),
 }

@@ -65,6 +65,7 @@ class Sink:
         except SpoolCorrupt as error:
             log.error("the replica's log can't be used, and it starts again from a snapshot: %s", error)
             self.following.lost(error)
+            self.begin_load()  # a power loss may take the mark, and then the next start could find nothing wrong
 
     def reopen(self) -> None:
         """Open the log anew, which a sync that failed has made necessary. ``OSError``."""
