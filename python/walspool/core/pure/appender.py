@@ -422,8 +422,6 @@ class Appender:
         """Refuse every call from now on: this is the copy in a forked child. No lock is taken, nothing is written."""
         self._abandoned = True
 
-    # Waiting.
-
     def wait_lsn(self, since_lsn: int, timeout: float | None) -> bool:
         """Wait until ``durable_lsn`` is above ``since_lsn``; false when ``timeout`` seconds have passed before."""
         check_u64("since_lsn", since_lsn)
