@@ -89,7 +89,7 @@ def test_a_fence_keeps_own_records_out(writer: kit.Writer) -> None:
         with pytest.raises(StaleTermError) as caught:
             refused()
         assert caught.value.current_term == 5
-    results, _ = writer.appender.append_each([(None, b"", 4, 1), (None, b"", 6, 1)], 0)
+    results = kit.append_each(writer.core, writer.appender, [(None, b"", 4, 1), (None, b"", 6, 1)])
     assert isinstance(results[0], StaleTermError)
     assert results[1] == 2
     assert writer.append() == 3
