@@ -3,19 +3,31 @@
 //! What is handed out owns its memory, and is freed by its release callback, once. No callback needs the interpreter.
 
 mod layout;
+mod memory;
 
 pub use layout::{ArrowArray, ArrowArrayStream, ArrowSchema};
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::iter::once;
 use std::ptr::{null, null_mut};
+use std::sync::Arc;
 
 use crate::error::CoreError;
 use crate::reader::Reader;
+use memory::{HUGE, Lent, Memory, Pool};
 
-/// A batch is closed before its payloads pass this many bytes, so that 32-bit offsets always do.
-const BATCH_BYTES: u64 = 2 << 20;
-/// And at this many records.
+/// Memory of a batch, unless its only record needs more: 32-bit offsets always do.
+const BATCH_BYTES: usize = HUGE;
+/// The same where next to nothing is left.
+const LEAST_BYTES: u64 = 4 << 10;
+/// And the most records of one.
 const BATCH_RECORDS: usize = 64 << 10;
+/// Bytes that a record takes beside its payload: three numbers and an offset.
+const FIXED: usize = 3 * size_of::<u64>() + size_of::<i32>();
+/// Every column begins at a multiple of this, as the specification advises.
+const ALIGN: usize = 64;
+/// What the alignment of five buffers and the first offset can take.
+const SLACK: usize = 6 * ALIGN;
 
 /// Name and type of each column.
 const COLUMNS: [(&CStr, &CStr); 4] = [(c"lsn", c"L"), (c"term", c"L"), (c"timestamp", c"tsm:UTC"), (c"payload", c"z")];
@@ -48,45 +60,44 @@ struct Stream {
     parts: Vec<Part>,
     /// What ended the stream, with its code. It stays.
     failed: Option<(c_int, CString)>,
+    pool: Arc<Pool>,
+    batch: Batch,
 }
 
-/// The values of one batch.
+/// The values of one batch. The payload lies where it stays; the rest is put behind it when all is there.
+#[derive(Default)]
 struct Batch {
     lsn: Vec<u64>,
     term: Vec<u64>,
     timestamp: Vec<i64>,
     ends: Vec<i32>,
-    payload: Vec<u8>,
+    memory: Option<Memory>,
+    payload_bytes: usize,
 }
 
 /// The stream of all records of `parts`, in order. It must be released.
 pub fn stream(mut parts: Vec<Part>) -> ArrowArrayStream {
     parts.reverse();
+    let stream = Stream { parts, failed: None, pool: Arc::default(), batch: Batch::default() };
     ArrowArrayStream {
         get_schema: Some(get_schema),
         get_next: Some(get_next),
         get_last_error: Some(get_last_error),
         release: Some(release_stream),
-        private_data: Box::into_raw(Box::new(Stream { parts, failed: None })).cast(),
+        private_data: Box::into_raw(Box::new(stream)).cast(),
     }
 }
 
 impl Stream {
-    /// The next batch, empty at the end. Records before an error come first.
-    fn next(&mut self) -> Result<Batch, c_int> {
-        let left = self.parts.last().map_or(0, |part| part.reader.left().min(BATCH_BYTES));
-        let mut batch = Batch {
-            lsn: Vec::new(),
-            term: Vec::new(),
-            timestamp: Vec::new(),
-            ends: vec![0],
-            payload: Vec::with_capacity(left as usize),
-        };
+    /// The next batch; `None` at the end. Records before an error come first.
+    fn next(&mut self) -> Result<Option<ArrowArray>, c_int> {
+        let left: u64 = self.parts.iter().map(|part| part.reader.left()).sum();
+        // The columns of a frame take less than twice its bytes.
+        let size = left.saturating_mul(2).clamp(LEAST_BYTES, BATCH_BYTES as u64) as usize;
         while self.failed.is_none()
-            && batch.lsn.len() < BATCH_RECORDS
             && let Some(part) = self.parts.last_mut()
         {
-            match batch.fill(&mut part.reader) {
+            match self.batch.fill(&mut part.reader, &self.pool, size) {
                 Ok(()) if part.reader.is_done() => drop(self.parts.pop()),
                 Ok(()) => break,
                 Err(error) => {
@@ -96,32 +107,71 @@ impl Stream {
             }
         }
         match &self.failed {
-            Some((code, _)) if batch.lsn.is_empty() => Err(*code),
-            _ => Ok(batch),
+            Some((code, _)) if self.batch.lsn.is_empty() => Err(*code),
+            _ => Ok(self.batch.finish(&self.pool)),
         }
     }
 }
 
 impl Batch {
     /// Takes as many records as there are, or as there is room for.
-    fn fill(&mut self, reader: &mut Reader) -> Result<(), CoreError> {
+    fn fill(&mut self, reader: &mut Reader, pool: &Pool, size: usize) -> Result<(), CoreError> {
         loop {
-            let count = BATCH_RECORDS - self.lsn.len();
-            let bytes = BATCH_BYTES.saturating_sub(self.payload.len() as u64);
-            let run = reader.next_run(count, bytes, self.lsn.is_empty())?;
+            let taken = self.payload_bytes + self.lsn.len() * FIXED + SLACK;
+            let room = size.saturating_sub(taken);
+            // As many as an eighth of the room has numbers for: the rest of it is for their payloads.
+            let count = (BATCH_RECORDS - self.lsn.len()).min((room / FIXED).div_ceil(8));
+            let bytes = room - count * FIXED;
+            let run = reader.next_run(count, bytes as u64, self.lsn.is_empty())?;
             let Some((chunk, run)) = run else { return Ok(()) };
-            for record in &chunk.records()[run] {
-                // What is past Arrow's range is the end of it.
-                let timestamp = i64::try_from(record.frame.timestamp_ms).unwrap_or(i64::MAX);
+            let records = &chunk.records()[run];
+            let memory = match &mut self.memory {
+                Some(memory) => memory,
+                none => {
+                    self.ends.push(0);
+                    let bytes: usize = records.iter().map(|record| FIXED + record.frame.payload_len as usize).sum();
+                    none.insert(pool.take((bytes + SLACK).max(size))?)
+                }
+            };
+            for record in records {
+                let payload = chunk.payload(record);
+                let end = self.payload_bytes + payload.len();
+                memory.bytes_mut()[self.payload_bytes..end].copy_from_slice(payload);
+                self.payload_bytes = end;
                 self.lsn.push(record.frame.lsn);
                 self.term.push(record.term);
-                self.timestamp.push(timestamp);
-                self.payload.extend_from_slice(chunk.payload(record));
-                let end = i32::try_from(self.payload.len()).expect("a batch holds less than 2 GiB");
-                self.ends.push(end);
+                // What is past Arrow's range is the end of it.
+                self.timestamp.push(i64::try_from(record.frame.timestamp_ms).unwrap_or(i64::MAX));
+                self.ends.push(i32::try_from(end).expect("a batch holds less than 2 GiB"));
             }
         }
     }
+
+    /// The batch as an array, if it has records; the next one begins empty.
+    fn finish(&mut self, pool: &Arc<Pool>) -> Option<ArrowArray> {
+        let mut memory = self.memory.take()?;
+        let length = self.lsn.len();
+        let mut end = std::mem::take(&mut self.payload_bytes);
+        let bytes = memory.bytes_mut();
+        let lsn = put(bytes, &mut end, self.lsn.drain(..).map(u64::to_ne_bytes));
+        let term = put(bytes, &mut end, self.term.drain(..).map(u64::to_ne_bytes));
+        let timestamp = put(bytes, &mut end, self.timestamp.drain(..).map(i64::to_ne_bytes));
+        let ends = put(bytes, &mut end, self.ends.drain(..).map(i32::to_ne_bytes));
+        let lent = Arc::new(Lent::new(memory, pool));
+        let columns = [vec![lsn], vec![term], vec![timestamp], vec![ends, 0]]
+            .map(|starts| array(length, &starts, &lent, Vec::new()));
+        Some(array(length, &[], &lent, columns.into()))
+    }
+}
+
+/// Puts `values` behind `end`, and moves it. Where they begin.
+fn put<const N: usize>(bytes: &mut [u8], end: &mut usize, values: impl ExactSizeIterator<Item = [u8; N]>) -> usize {
+    let start = end.next_multiple_of(ALIGN);
+    *end = start + values.len() * N;
+    for (place, value) in bytes[start..*end].chunks_exact_mut(N).zip(values) {
+        place.copy_from_slice(&value);
+    }
+    start
 }
 
 fn code(error: &CoreError) -> c_int {
@@ -142,26 +192,7 @@ struct Owned<T> {
     children: Vec<*mut T>,
     buffers: Vec<*const c_void>,
     /// What the buffers point into; kept, not read.
-    _values: Vec<Values>,
-}
-
-/// The memory behind one buffer.
-enum Values {
-    Unsigned(#[allow(dead_code, reason = "kept alive for the buffer's pointer")] Vec<u64>),
-    Signed(#[allow(dead_code, reason = "kept alive for the buffer's pointer")] Vec<i64>),
-    Ends(#[allow(dead_code, reason = "kept alive for the buffer's pointer")] Vec<i32>),
-    Bytes(#[allow(dead_code, reason = "kept alive for the buffer's pointer")] Vec<u8>),
-}
-
-impl Values {
-    fn pointer(&self) -> *const c_void {
-        match self {
-            Self::Unsigned(values) => values.as_ptr().cast(),
-            Self::Signed(values) => values.as_ptr().cast(),
-            Self::Ends(values) => values.as_ptr().cast(),
-            Self::Bytes(values) => values.as_ptr().cast(),
-        }
-    }
+    _memory: Option<Arc<Lent>>,
 }
 
 fn count(len: usize) -> i64 {
@@ -170,7 +201,7 @@ fn count(len: usize) -> i64 {
 
 fn schema(format: &'static CStr, name: &'static CStr, children: Vec<ArrowSchema>) -> ArrowSchema {
     let children: Vec<_> = children.into_iter().map(|child| Box::into_raw(Box::new(child))).collect();
-    let mut owned = Box::new(Owned { children, buffers: Vec::new(), _values: Vec::new() });
+    let mut owned = Box::new(Owned { children, buffers: Vec::new(), _memory: None });
     ArrowSchema {
         format: format.as_ptr(),
         name: name.as_ptr(),
@@ -184,11 +215,13 @@ fn schema(format: &'static CStr, name: &'static CStr, children: Vec<ArrowSchema>
     }
 }
 
-fn array(length: usize, values: Vec<Values>, children: Vec<ArrowArray>) -> ArrowArray {
+/// `length` values, whose buffers begin at `starts` in the memory.
+fn array(length: usize, starts: &[usize], memory: &Arc<Lent>, children: Vec<ArrowArray>) -> ArrowArray {
     let children: Vec<_> = children.into_iter().map(|child| Box::into_raw(Box::new(child))).collect();
     // The first buffer is the validity bitmap, which is left out where nothing is null.
-    let buffers: Vec<_> = std::iter::once(null()).chain(values.iter().map(Values::pointer)).collect();
-    let mut owned = Box::new(Owned { children, buffers, _values: values });
+    let buffers = starts.iter().map(|start| memory.bytes()[*start..].as_ptr().cast());
+    let buffers: Vec<_> = once(null()).chain(buffers).collect();
+    let mut owned = Box::new(Owned { children, buffers, _memory: Some(Arc::clone(memory)) });
     ArrowArray {
         length: count(length),
         null_count: 0,
@@ -203,17 +236,6 @@ fn array(length: usize, values: Vec<Values>, children: Vec<ArrowArray>) -> Arrow
     }
 }
 
-fn batch_array(batch: Batch) -> ArrowArray {
-    let length = batch.lsn.len();
-    let columns = [
-        vec![Values::Unsigned(batch.lsn)],
-        vec![Values::Unsigned(batch.term)],
-        vec![Values::Signed(batch.timestamp)],
-        vec![Values::Ends(batch.ends), Values::Bytes(batch.payload)],
-    ];
-    array(length, Vec::new(), columns.into_iter().map(|values| array(length, values, Vec::new())).collect())
-}
-
 unsafe extern "C" fn get_schema(_: *mut ArrowArrayStream, out: *mut ArrowSchema) -> c_int {
     let columns = COLUMNS.iter().map(|(name, format)| schema(format, name, Vec::new())).collect();
     // SAFETY: the consumer gives memory for one schema, uninitialised.
@@ -226,8 +248,7 @@ unsafe extern "C" fn get_next(stream: *mut ArrowArrayStream, out: *mut ArrowArra
     let stream = unsafe { &mut *(*stream).private_data.cast::<Stream>() };
     let next = match stream.next() {
         Err(code) => return code,
-        Ok(batch) if batch.lsn.is_empty() => END,
-        Ok(batch) => batch_array(batch),
+        Ok(batch) => batch.unwrap_or(END),
     };
     // SAFETY: the consumer gives memory for one array, uninitialised.
     unsafe { out.write(next) };

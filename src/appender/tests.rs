@@ -357,7 +357,8 @@ fn what_fails_decides_what_is_left() {
     let reason = String::from("sync failed: Invalid argument");
     assert_eq!(unsynced.append_one(&next(b"")).unwrap_err().error, CoreError::Poisoned { reason });
 
-    for payload in [&b""[..], &[1; 300 << 10]] {
+    let large = vec![1; 300 << 10];
+    for payload in [&b""[..], &large] {
         let full = device("/dev/full", None);
         let failed = full.append(&[next(payload); 3], None).unwrap_err();
         assert_eq!(failed.failure.error, CoreError::Os { errno: libc::ENOSPC, call: "pwrite" });

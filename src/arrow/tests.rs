@@ -68,23 +68,47 @@ fn parts_follow_each_other() {
     release(array);
 }
 
+/// How many records each batch of a stream has, all of them kept until the end.
+fn lengths(records: u64, size: usize) -> Vec<i64> {
+    let mut stream = stream(vec![part(records, size).0]);
+    let mut batches = Vec::new();
+    while let Some(array) = next(&mut stream).unwrap() {
+        batches.push(array);
+    }
+    close(stream);
+    let lengths = batches.iter().map(|array| array.length).collect();
+    batches.into_iter().for_each(release);
+    lengths
+}
+
 #[test]
 fn batches_are_bounded() {
-    let mut large = stream(vec![part(20, 1 << 20).0]);
-    let mut lengths = Vec::new();
-    while let Some(array) = next(&mut large).unwrap() {
-        lengths.push(array.length);
+    assert_eq!(lengths(8, 600 << 10), [3, 3, 2]);
+    assert_eq!(lengths(3, BATCH_BYTES + 1), [1; 3]);
+    let full = count(BATCH_RECORDS);
+    assert_eq!(lengths(BATCH_RECORDS as u64 + 5, 0), [full, 5]);
+    assert_eq!(lengths(100_000, 40).len(), 4);
+}
+
+#[test]
+fn every_column_of_a_large_batch_is_whole() {
+    let mut stream = stream(vec![part(20_000, 150).0]);
+    let (mut first, mut batches) = (1, 0);
+    while let Some(array) = next(&mut stream).unwrap() {
+        let len = usize::try_from(array.length).unwrap();
+        let lsns: Vec<u64> = (first..).take(len).collect();
+        assert_eq!(values::<u64>(&array, 0, 1, len), lsns);
+        assert_eq!(values::<u64>(&array, 1, 1, len), lsns.iter().map(|lsn| lsn % 3).collect::<Vec<_>>());
+        assert_eq!(values::<i32>(&array, 3, 1, len + 1), (0..).step_by(150).take(len + 1).collect::<Vec<_>>());
+        let payload: Vec<u8> = lsns.iter().flat_map(|lsn| [*lsn as u8; 150]).collect();
+        assert_eq!(values::<u8>(&array, 3, 2, len * 150), payload);
+        first += len as u64;
+        batches += 1;
+        // Its memory is the next batch's.
         release(array);
     }
-    assert_eq!(lengths, [2; 10]);
-    close(large);
-    let mut many = stream(vec![part(BATCH_RECORDS as u64 + 5, 0).0]);
-    for expected in [count(BATCH_RECORDS), 5] {
-        let array = next(&mut many).unwrap().unwrap();
-        assert_eq!(array.length, expected);
-        release(array);
-    }
-    close(many);
+    assert_eq!((first, batches), (20_001, 2));
+    close(stream);
 }
 
 #[test]

@@ -175,7 +175,7 @@ impl PyReader {
     fn read_frames<'py>(&self, py: Python<'py>, max_bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
         let max_bytes = u64_arg(max_bytes, "max_bytes")?;
         let frames = self.shared.whole(py, || self.shared.with(py, |reader| reader.read_frames(max_bytes)))?;
-        let data = PyBytes::new(py, &frames.data);
+        let data = PyBytes::new(py, frames.data());
         (data, frames.records, frames.first_lsn, frames.last_lsn).into_pyobject(py)
     }
 }

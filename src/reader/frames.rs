@@ -2,21 +2,49 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::{Chunk, Reader};
 use crate::error::Result;
 use crate::frame::{self, Before, Frame, HEADER, TRAILER, plain, plain_header};
 
+/// Bytes of one read: they are checked while they are still in the cache.
+const STEP: usize = 128 << 10;
+/// The longest buffer that is kept.
+const KEPT: usize = 2 << 20;
+
+/// The last buffer, for whoever reads next: a new one each time would be new to the processor's tables, page by page.
+static SPARE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
 /// Whole version 3 frames in one buffer.
 #[derive(Debug, Default)]
 pub struct Frames {
-    /// The frames.
-    pub data: Vec<u8>,
+    buffer: Vec<u8>,
+    /// Where the frames begin in it.
+    begin: usize,
     /// How many.
     pub records: u64,
     /// LSN of the first; `None` without records.
     pub first_lsn: Option<u64>,
     /// LSN of the last; `None` without records.
     pub last_lsn: Option<u64>,
+}
+
+impl Frames {
+    /// The frames.
+    pub fn data(&self) -> &[u8] {
+        &self.buffer[self.begin..]
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        if self.buffer.capacity() <= KEPT
+            && let Some(mut spare) = SPARE.try_lock()
+        {
+            *spare = std::mem::take(&mut self.buffer);
+        }
+    }
 }
 
 impl Reader {
@@ -26,14 +54,14 @@ impl Reader {
         while !full && self.fill(usize::MAX)? {
             for record in &self.chunk.records[self.cursor..] {
                 let len = HEADER as u64 + record.frame.payload_len + TRAILER as u64;
-                if frames.records > 0 && frames.data.len() as u64 + len > max_bytes {
+                if frames.records > 0 && frames.data().len() as u64 + len > max_bytes {
                     return Ok(frames);
                 }
                 if record.frame.is_v3() {
-                    frames.data.extend_from_slice(self.chunk.frame(record));
+                    frames.buffer.extend_from_slice(self.chunk.frame(record));
                 } else {
                     let Frame { lsn, timestamp_ms, .. } = record.frame;
-                    frame::encode(&mut frames.data, record.term, lsn, timestamp_ms, self.chunk.payload(record));
+                    frame::encode(&mut frames.buffer, record.term, lsn, timestamp_ms, self.chunk.payload(record));
                 }
                 frames.records += 1;
                 frames.first_lsn.get_or_insert(record.frame.lsn);
@@ -52,17 +80,22 @@ impl Reader {
             return Ok((frames, false));
         }
         let start = self.next;
-        let mut chunk = self.next_chunk();
-        let mut data = std::mem::take(&mut Arc::get_mut(&mut chunk).expect("nobody else holds it").bytes);
-        self.read_to(&mut data, start, usize::try_from(max_bytes.saturating_add(HEADER as u64)).unwrap_or(usize::MAX))?;
-        let (mut begin, mut end) = (0, 0);
+        let ahead = self.next_chunk();
+        let mut data = SPARE.try_lock().map_or_else(Vec::new, |mut spare| std::mem::take(&mut *spare));
+        data.clear();
+        data.extend_from_slice(&ahead.bytes);
+        let (mut begin, mut end) = (0_usize, 0);
         let mut full = false;
-        while let Some(frame) = self.plain_header(&mut data, start, end)? {
+        loop {
+            let most = begin.saturating_add(usize::try_from(max_bytes).unwrap_or(usize::MAX)).saturating_add(HEADER);
+            self.read_some(&mut data, start, end, HEADER, most)?;
+            let Some(frame) = plain_header(&data[end..], self.before) else { break };
             let len = frame.len() as usize;
             if frames.records > 0 && (end + len - begin) as u64 > max_bytes {
                 full = true;
                 break;
             }
+            self.read_some(&mut data, start, end, len, most)?;
             if plain(&data[end..], self.before).is_none() {
                 break;
             }
@@ -80,16 +113,16 @@ impl Reader {
         self.next = start + end as u64;
         self.chunk = Arc::new(Chunk { bytes: data[end..].to_vec(), ..Chunk::default() });
         data.truncate(end);
-        data.drain(..begin);
-        frames.data = data;
+        (frames.buffer, frames.begin) = (data, begin);
         Ok((frames, full))
     }
 
-    /// What the header at `at` in `data`, the bytes from `start` on, says of a frame that is laid out as the one before.
-    fn plain_header(&self, data: &mut Vec<u8>, start: u64, at: usize) -> Result<Option<Frame>> {
-        if data.len() < at + HEADER {
-            self.read_to(data, start, at + HEADER)?;
+    /// Makes sure that `data`, the bytes from `start` on, holds `len` from `at` on, if there are as many: by a whole step,
+    /// as long as that is not past `most`.
+    fn read_some(&self, data: &mut Vec<u8>, start: u64, at: usize, len: usize, most: usize) -> Result<()> {
+        if data.len() < at + len {
+            self.read_to(data, start, (at + len).max(most.min(at + STEP)))?;
         }
-        Ok(plain_header(&data[at..], self.before))
+        Ok(())
     }
 }

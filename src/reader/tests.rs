@@ -84,15 +84,15 @@ fn frames_leave_as_version_3() {
         let (term, time) = if lsn <= 2 { (1, 0) } else { (if lsn % 4 == 0 { 1 } else { 3 }, lsn % 3) };
         frame::encode(&mut expected, term, lsn, time, payload);
     }
-    let mut got = Vec::new();
+    let mut got: Vec<u8> = Vec::new();
     loop {
         let frames = reader.read_frames(200).unwrap();
         if frames.records == 0 {
-            assert_eq!((frames.data.len(), frames.first_lsn, frames.last_lsn), (0, None, None));
+            assert_eq!((frames.data().len(), frames.first_lsn, frames.last_lsn), (0, None, None));
             break;
         }
-        assert!(frames.data.len() <= 200);
-        got.extend(frames.data);
+        assert!(frames.data().len() <= 200);
+        got.extend(frames.data());
     }
     assert_eq!(got, expected);
     assert_eq!(log.reader(0).read_frames(0).unwrap().records, 1);
@@ -189,7 +189,7 @@ fn a_frame_larger_than_a_step_is_held_whole() {
     (1..=3).for_each(|lsn| frame::encode(&mut bytes, 1, lsn, 5, &vec![lsn as u8; 3 << 20]));
     let log = log_of(&bytes);
     assert_eq!(log.lsns(0), [1, 2, 3]);
-    assert_eq!(log.reader(1).read_frames(1).unwrap().data.len(), (3 << 20) + 37);
+    assert_eq!(log.reader(1).read_frames(1).unwrap().data().len(), (3 << 20) + 37);
 }
 
 #[test]
@@ -227,5 +227,25 @@ proptest! {
         let log = log_of(&bytes);
         let above: Vec<u64> = lsns.into_iter().filter(|lsn| *lsn > since).collect();
         prop_assert_eq!(log.lsns(since), above);
+    }
+}
+
+#[test]
+fn frames_are_those_of_the_file_up_to_what_fits() {
+    for size in [0, 1000, 50_000, 200_000] {
+        let len = size + 37;
+        let mut bytes = Vec::new();
+        (1..=100).for_each(|lsn| frame::encode(&mut bytes, 1, lsn, 5, &vec![lsn as u8; size]));
+        let log = log_of(&bytes);
+        for since in [0, 1, 63, 64, 90, 99] {
+            for fit in [1, 3, 40, 100] {
+                let last = (since + fit).min(100);
+                for max_bytes in [fit * len, fit * len + len - 1] {
+                    let frames = log.reader(since as u64).read_frames(max_bytes as u64).unwrap();
+                    assert_eq!((frames.records, frames.last_lsn), ((last - since) as u64, Some(last as u64)));
+                    assert!(frames.data() == &bytes[since * len..last * len], "{size} {since} {fit}");
+                }
+            }
+        }
     }
 }
