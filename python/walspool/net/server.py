@@ -24,24 +24,19 @@ from starlette.types import Receive, Scope, Send
 from walspool.errors import UnknownReplica
 from walspool.metrics import CONTENT_TYPE, Collector, page
 from walspool.net.auth import EVERYTHING, NOTHING, Grant, TokenAuth, refuse_foreign
-from walspool.net.messages import Ack, Registration, WalRequest, replica_id
+from walspool.net.messages import Ack, Registration, SnapshotHead, WalRequest, replica_id
 from walspool.net.page import FILES, HEADERS, content
 from walspool.net.protocol import (
     CHECKSUM,
-    COMPARABLE,
     MAX_JSON_BYTES,
     MAX_RESPONSE_S,
     PROBLEM_TYPE,
     SESSION,
-    SNAPSHOT_POSITION,
-    SNAPSHOT_REACH,
-    TERM,
     Problem,
     Refused,
     checksum,
     number,
     parse_query,
-    position_text,
 )
 from walspool.net.records import MAX_RECORDS_BYTES, append, parse_ack, read
 from walspool.net.serving import Counters, Wait
@@ -260,15 +255,9 @@ class ReplicationApp(Starlette):
         wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
         grant.require("admin" if wanted.replica_id is None else f"replica:{wanted.replica_id}")
         found = await asyncio.to_thread(self._source.load, wanted, _session(request), time.monotonic())
-        fields = {
-            TERM: str(found.term),
-            SNAPSHOT_POSITION: position_text(found.position),
-            SNAPSHOT_REACH: str(found.reach_lsn),
-            COMPARABLE: "yes" if found.comparable else "no",
-        }
-        headers = {**fields, CHECKSUM: checksum(*fields.values())}
+        head = SnapshotHead(found.term, found.position, found.reach_lsn, found.comparable)
         gone = asyncio.ensure_future(_gone(request.receive))
-        return _Stream(self._snapshot(iter(found.chunks), gone), headers, gone.cancel)
+        return _Stream(self._snapshot(iter(found.chunks), gone), head.headers(), gone.cancel)
 
     async def _snapshot(self, chunks: Iterator[bytes], gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
