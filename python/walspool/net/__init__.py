@@ -8,13 +8,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from walspool.net.auth import TokenAuth
+    from walspool.net.auth import TokenAuth, read_token
     from walspool.net.client import fetch_status
     from walspool.net.follower import Follower, FollowerStatus
     from walspool.net.presenter import present_term
     from walspool.net.server import create_app
 
-__all__ = ["Follower", "FollowerStatus", "TokenAuth", "create_app", "fetch_status", "present_term"]
+__all__ = ["Follower", "FollowerStatus", "TokenAuth", "create_app", "fetch_status", "present_term", "read_token"]
 
 _HOMES: Final = {
     "Follower": "follower",
@@ -23,6 +23,7 @@ _HOMES: Final = {
     "create_app": "server",
     "fetch_status": "client",
     "present_term": "presenter",
+    "read_token": "auth",
 }
 
 
