@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import typer
 
 from walspool.cli import output
 from walspool.cli.app import AsJson, app, example
+from walspool.cli.serve_verbs import client_tls
 
 __all__ = ["status"]
 
@@ -53,7 +53,7 @@ def status(
     from walspool import net
 
     token = None if token_file is None else net.read_token(token_file)
-    context = None if tls_ca is None else ssl.create_default_context(cafile=tls_ca)
+    context = client_tls(tls_ca)
 
     def look() -> Facts:
         return net.fetch_status(url, token=token, ssl_context=context, insecure=insecure)
