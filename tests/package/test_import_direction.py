@@ -145,12 +145,15 @@ DIRECTION: list[tuple[str, str]] = [
         "errors net.connection net.identity net.messages net.presenting net.protocol replication.primary "
         "spool.interrupt",
     ),
+    ("net.promotion", "errors net.applying net.identity net.sink spool.files spool.log"),
     (
         "net.follower",
-        "errors records net.applying net.connection net.following net.identity net.presenter net.protocol net.pulling "
-        "net.sink replication.config replication.primary spool.files spool.interrupt spool.log",
+        "errors records net.applying net.connection net.following net.identity net.presenter net.promotion "
+        "net.protocol net.pulling net.sink replication.config replication.primary spool.files spool.interrupt "
+        "spool.log",
     ),
-    ("net", "net.auth net.follower net.presenter net.server"),
+    ("net.client", "errors net.connection net.protocol"),
+    ("net", "net.auth net.client net.follower net.presenter net.promotion net.server"),
     ("cli", " core net net.running"),
 ]
 #: What lies in one of these is judged by its folder's line, except among itself.
