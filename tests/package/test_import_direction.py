@@ -149,7 +149,8 @@ DIRECTION: list[tuple[str, str]] = [
     (
         "net.follower",
         "errors records net.applying net.connection net.following net.identity net.presenter net.promotion "
-        "net.protocol net.pulling net.sink replication.config replication.primary spool.files spool.interrupt spool.log",
+        "net.protocol net.pulling net.sink replication.config replication.primary spool.files spool.interrupt "
+        "spool.log",
     ),
     ("net", "net.auth net.follower net.presenter net.promotion net.server"),
     ("cli", " core net net.running"),
