@@ -183,6 +183,14 @@ def test_its_role_by_status_code(served: Served) -> None:
     assert json.loads(served.ask("GET", "/v1/status")[1])["role"] == "fenced"
 
 
+def test_no_replica_gets_a_slot_beyond_the_last(served: Served) -> None:
+    for number in range(64):
+        served.primary.register_replica(f"r{number}")
+    for method, path, body in (("POST", "/v1/replicas", b'{"id":"a"}'), ("GET", "/v1/snapshot?replica_id=a", None)):
+        problem = served.refusal(method, path, body)
+        assert (problem.status, problem.kind) == (409, "slot-limit")
+
+
 def test_sessions_and_instances(served: Served) -> None:
     session = served.register(instance="one")
     body = b'{"id":"a","instance":"two"}'
