@@ -43,6 +43,12 @@ def until(holds: Callable[[], object]) -> None:
         time.sleep(0.01)  # it is another process's, and says nothing when it is done
 
 
+def applied(folder: Path) -> list[str]:
+    """What the program of ``--apply`` has written so far."""
+    path = folder / "applied"
+    return path.read_text().splitlines() if path.exists() else []
+
+
 def payloads(path: Path) -> list[bytes]:
     """What a log holds."""
     with walspool.open(path, read_only=True) as log:
@@ -97,7 +103,7 @@ def test_it_goes_on_behind_a_kill_of_either(tmp_path: Path) -> None:
         server.write(2)
         with running("follow", server.url, f, "--id", "a", "--apply", apply, cwd=tmp_path) as replica:
             assert replica.said.startswith(f"following {server.url} as a, LSN ")
-            until(lambda: len((tmp_path / "applied").read_text().splitlines()) == 2)
+            until(lambda: len(applied(tmp_path)) == 2)
             replica.end(signal.SIGKILL)
         server.write(2)
         port = server.port
@@ -105,9 +111,9 @@ def test_it_goes_on_behind_a_kill_of_either(tmp_path: Path) -> None:
             server.end(signal.SIGKILL)
             with running("serve", p, "--port", str(port)) as again:
                 again.write(2)
-                until(lambda: len((tmp_path / "applied").read_text().splitlines()) >= 6)
+                until(lambda: len(applied(tmp_path)) >= 6)
                 assert replica.end() == 0
-    lsns = [int(each.partition(":")[0]) for each in (tmp_path / "applied").read_text().splitlines()]
+    lsns = [int(each.partition(":")[0]) for each in applied(tmp_path)]
     # every record, in order; the one under way at the kill may come twice
     assert list(dict.fromkeys(lsns)) == [1, 2, 3, 4, 5, 6]
     assert payloads(p) == payloads(f)
