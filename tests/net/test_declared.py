@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.net.interface import Operation, operations, resolved
 from tests.net.kit import SCOPES, Served, serving
 
-REQUESTS = int(os.environ.get("WALSPOOL_REQUESTS", "250"))
+REQUESTS = int(os.environ.get("WALSPOOL_REQUESTS", "120"))
 #: A response that waits would only take time.
 QUICK = {"wait_ms": "0"}
 

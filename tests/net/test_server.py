@@ -13,11 +13,18 @@ from typing import Any
 import pytest
 
 import walspool
-from tests.net.kit import ADMIN, APPEND, ONE, PATIENCE_S, READ, TWO, Served
+from tests.net.kit import ADMIN, APPEND, ONE, PATIENCE_S, READ, TWO, Served, serving
 from walspool import PrimaryReplication
 from walspool.net.messages import StreamHead, WalRequest
 from walspool.net.protocol import CHECKSUM, Problem, checksum, parse_position
 from walspool.net.sink import Sink
+
+
+@pytest.fixture
+def served(core: ModuleType, tmp_path: Path) -> Iterator[Served]:
+    """On both cores."""
+    with serving(tmp_path) as found:
+        yield found
 
 
 def head_of(response: http.client.HTTPResponse) -> StreamHead:
