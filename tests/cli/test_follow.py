@@ -60,7 +60,7 @@ def test_the_whole_life_of_a_replica(tmp_path: Path) -> None:
     snapshot = script(tmp_path, "snapshot", SNAPSHOT)
     given = ["--apply", script(tmp_path, "apply", APPLY), "--snapshot", script(tmp_path, "load", LOAD), "--once"]
     environment = {**os.environ, "PYTHON": sys.executable}
-    serve = ["serve", p, "--snapshot", snapshot, "--keep", "0", "--max-lag-lsn", "5"]
+    serve: list[str | Path] = ["serve", p, "--snapshot", snapshot, "--keep", "0", "--max-lag-lsn", "5"]
 
     def follow(primary: Running) -> str:
         done = process("follow", primary.url, f, "--id", "eu-1", *given, cwd=tmp_path)
