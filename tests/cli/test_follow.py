@@ -9,9 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import walspool
 from tests.cli.running import PATIENCE_S, Running, running
 from tests.cli.shell import Command, process
+from walspool.cli.follow_verb import _stopping
+from walspool.cli.programs import ApplyProgram
+from walspool.net import Follower
 
 APPLY = """
 while IFS="$(printf '\\t')" read -r lsn term time payload; do
@@ -166,11 +171,14 @@ def test_what_a_person_has_to_decide_ends_it(command: Command, tmp_path: Path) -
     assert (answer.code, answer.says("missing")) == (3, True)
 
 
-def test_a_program_that_hangs_does_not_hold_it_up_for_ever(tmp_path: Path) -> None:
+def test_a_program_that_hangs_does_not_hold_it_up_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("walspool.cli.follow_verb._PATIENCE_S", 0.05)
+    pid = tmp_path / "pid"
+    program = ApplyProgram(f"echo $$ >{pid}; exec sleep 1000")
     with running("serve", tmp_path / "p.db", "--port", "0") as server:
         server.write(1)
-        hanging = ["--apply", "echo $$ >pid; exec sleep 1000"]
-        with running("follow", server.url, tmp_path / "f.db", "--id", "a", *hanging, cwd=tmp_path) as replica:
-            until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"))
-            assert replica.end() == 0
-        until(lambda: not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists())
+        follower = Follower(server.url, "a", tmp_path / "f.db", apply=program)
+        with _stopping(follower, [program]):
+            follower.start()
+            until(lambda: pid.exists() and pid.read_text().endswith("\n"))
+        assert not Path(f"/proc/{pid.read_text().strip()}").exists()
