@@ -235,10 +235,13 @@ class Sessions:
         """The replica was unregistered."""
         self._of.pop(replica_id, None)
 
-    def opened(self, replica_id: str) -> None:
-        """A stream of the current session begins."""
-        if replica_id in self._of:
-            self._of[replica_id].streams += 1
+    def opened(self, replica_id: str, session: int | None, now_s: float) -> Problem | None:
+        """A stream of this session begins; why it is refused where the session has ended meanwhile."""
+        problem = self.check(replica_id, session, now_s)
+        known = self._of.get(replica_id)
+        if problem is None and known is not None:
+            known.streams += 1
+        return problem
 
     def closed(self, replica_id: str, session: int | None, now_s: float) -> None:
         """A stream ends."""
