@@ -316,24 +316,6 @@ def test_snapshots_that_can_not_be_used(ends: Ends) -> None:
         assert kind(caught) == (503, "snapshot-unusable")
 
 
-def test_whoever_loads_a_snapshot_is_live_until_it_is_sent(ends: Ends) -> None:
-    ends.snapshots(10)
-    ends.register()
-    session = ends.sink.following.session
-    ends.source.load(WalRequest("a"), session, 0.0)
-    other = Registration("a", None, "i-2")
-    with pytest.raises(Refused) as caught:
-        ends.source.register(other, 1_000.0)
-    assert kind(caught) == (409, "second-instance")
-    ends.source.closed("a", session, 1_000.0)
-    assert ends.source.register(other, 2_000.0)["session"]
-    ends.snapshots(11)  # which can't be used
-    ends.register()
-    with pytest.raises(Refused):
-        ends.source.load(WalRequest("a"), ends.sink.following.session, 0.0)
-    assert ends.source.register(other, 1_000.0)["session"]
-
-
 def test_a_snapshot_is_compared_with_what_is_given_up_for_it(ends: Ends) -> None:
     ends.register()
     session = ends.sink.following.session

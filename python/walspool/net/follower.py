@@ -20,6 +20,7 @@ from walspool.net.connection import Address, Connection
 from walspool.net.following import State
 from walspool.net.identity import Identity, Upstream
 from walspool.net.presenter import present_term
+from walspool.net.promotion import promote_log
 from walspool.net.protocol import MAX_WAIT_MS
 from walspool.net.pulling import LoadSnapshot, Pulling
 from walspool.net.sink import Sink
@@ -292,7 +293,8 @@ class Follower:
                 self._open()
             assert self._sink is not None
             try:
-                self._refuse_unfit(self._sink)
+                with self._sink.lock:
+                    self._sink.check_promotable()
             except BaseException:
                 if not was_running:
                     self._close()
@@ -301,7 +303,6 @@ class Follower:
             try:
                 self._drain(timeout)
                 self._end_threads()
-                Identity.load(self._data_path).with_untold(self._upstream).save(self._data_path)
                 if was_running and not self._running:
                     raise SpoolClosed("the follower was stopped meanwhile", path=None)
             except BaseException:
@@ -314,7 +315,7 @@ class Follower:
             # no way back from here: a follower that has met the new term would fence the only primary there is
             self._running = False
             try:
-                self._sink.promote()
+                promote_log(self._sink, self._data_path)
             finally:
                 self._close()
             primary = PrimaryReplication(self._data_path, config, recovery="strict")
@@ -322,12 +323,6 @@ class Follower:
                 primary, self._data_path, token=self._token, ssl_context=self._context, insecure=self._insecure
             )
             return primary
-
-    def _refuse_unfit(self, sink: Sink) -> None:
-        with sink.lock:
-            if sink.spool is None:
-                raise ProtocolError("a replica without a readable log can't be promoted")
-            sink.following.check_promotable(sink.own)
 
     def _drain(self, timeout: float) -> None:
         applying, pulling, last = self._applying, self._pulling, self.spool.position()

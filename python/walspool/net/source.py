@@ -11,6 +11,7 @@ from walspool.errors import LsnPruned, SlotLimitReached
 from walspool.net.messages import Ack, Registration, StreamHead, WalRequest
 from walspool.net.protocol import CHUNK_BYTES, ORIGIN, Problem, Refused
 from walspool.net.serving import (
+    Counters,
     LogFacts,
     Serve,
     Sessions,
@@ -108,7 +109,7 @@ class Source:
             raise _refusal(answer)
         if name is not None:
             self._settle(name, answer, facts)
-            self._opened(name, session, now_s)
+            self._opened(name, session, now_s, holds=answer.previous.lsn > 0 and not answer.reset)
         return Pull(self, request, session, answer.previous, now_s)
 
     def acknowledge(self, replica_id: str, session: int | None, ack: Ack, now_s: float) -> dict[str, Any]:
@@ -176,6 +177,11 @@ class Source:
             raise Refused(503, "snapshot-unusable", f"the snapshot is too old: {error}") from None
         return Snapshot(position, self._primary.term, reach_lsn, is_comparable(theirs, facts), chunks)
 
+    def counters(self) -> Counters:
+        """What replicas did since the start."""
+        with self._lock:
+            return self._sessions.counters
+
     # -- for a stream --------------------------------------------------------------------------------------------------
 
     def head(self, previous: Position) -> StreamHead:
@@ -222,9 +228,9 @@ class Source:
             self._primary.fence(term)
             raise _refusal(problem)
 
-    def _opened(self, replica_id: str, session: int | None, now_s: float) -> None:
+    def _opened(self, replica_id: str, session: int | None, now_s: float, *, holds: bool = False) -> None:
         with self._lock:
-            problem = self._sessions.opened(replica_id, session, now_s)
+            problem = self._sessions.opened(replica_id, session, now_s, holds=holds)
         if problem is not None:
             raise _refusal(problem)
 
