@@ -1,154 +1,50 @@
-"""Handing records to an application: what it raises, what a bootstrap sets back, and who may end it."""
+"""Where an application is in its replica's log, and what a crash leaves of that."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+import os
 from pathlib import Path
 
 import pytest
 
-import walspool
-from tests.net.kit import PATIENCE_S
-from walspool import LogicalWalSpool, SpoolClosed
-from walspool.core import Entry
-from walspool.net.applying import AppliedFile, Applying
-from walspool.spool import files as fs
+from walspool.net.applying import AppliedFile
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[LogicalWalSpool]:
-    """A log of five records."""
-    with walspool.open(tmp_path / "app.db") as found:
-        found.append_next_many([b"record %d" % lsn for lsn in range(1, 6)])
-        yield found
-
-
-def run(
-    folder: Path,
-    apply: Callable[[Entry], object],
-    spool: Callable[[], LogicalWalSpool | None],
-    tell: Callable[[Applying, int], None],
-) -> Applying:
-    """Apply until ``tell`` or ``apply`` ends it."""
-    found = Applying(folder / "applied", apply, spool, lambda lsn: tell(found, lsn), lambda: 0.0)
-    thread = threading.Thread(target=found.run)
-    thread.start()
-    thread.join(PATIENCE_S)
-    assert not thread.is_alive()
-    return found
-
-
-def end_at(last: int) -> Callable[[Applying, int], None]:
-    """Ends once so much is applied."""
-    return lambda applying, lsn: applying.end() if lsn >= last else None
-
-
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), SpoolClosed("another log", path=None)])
-def test_whatever_apply_raises_is_counted_and_tried_again(
-    spool: LogicalWalSpool, tmp_path: Path, error: BaseException
-) -> None:
-    seen: list[int] = []
-
-    def apply(entry: Entry) -> None:
-        seen.append(entry.lsn)
-        if seen == [1, 2, 3]:
-            raise error
-
-    found = run(tmp_path, apply, lambda: spool, end_at(5))
-    assert (seen, found.errors, found.error) == ([1, 2, 3, 3, 4, 5], 1, None)
-    found.close()
-
-
-def test_a_log_that_a_bootstrap_has_replaced_is_not_applied(spool: LogicalWalSpool, tmp_path: Path) -> None:
-    seen: list[int] = []
-    asked: list[int] = []
-
-    def old_then_none() -> LogicalWalSpool | None:
-        asked.append(1)
-        if len(asked) > 1:
-            found.end()
-            return None
-        with found.paused():  # a whole bootstrap comes between asking for the log and reading from it
-            found.begin_at(2)
-        return spool
-
-    found = Applying(tmp_path / "applied", lambda entry: seen.append(entry.lsn), old_then_none, print, lambda: 0.0)
-    found.run()
-    assert (seen, found.lsn) == ([], 2)
-    found.close()
-
-
-def test_a_bootstrap_never_comes_between_what_is_applied_and_its_being_told(
-    spool: LogicalWalSpool, tmp_path: Path
-) -> None:
-    told: list[bool] = []
-
-    def tell(applying: Applying, lsn: int) -> None:
-        assert lsn == applying.lsn
-        told.append(applying._gate.acquire(blocking=False))
-        applying.end()
-
-    run(tmp_path, lambda entry: None, lambda: spool, tell).close()
-    assert told
-    assert not any(told)
-
-
-def test_the_record_whose_apply_ends_it_is_written_down(spool: LogicalWalSpool, tmp_path: Path) -> None:
-    def apply(entry: Entry) -> None:
-        if entry.lsn == 3:
-            found.end()
-            found.close()
-
-    found = Applying(tmp_path / "applied", apply, lambda: spool, lambda lsn: None, lambda: 0.0)
-    found.run()
-    assert (found.errors, found.lsn) == (0, 3)
-    held = AppliedFile(tmp_path / "applied")
-    assert held.lsn == 3
-    held.close()
-
-
-def test_a_load_that_waits_for_apply_gives_way_to_the_end(spool: LogicalWalSpool, tmp_path: Path) -> None:
-    """``apply`` may stop its follower, which then waits for the thread that loads."""
-    refused: list[str] = []
-
-    def load() -> None:
-        try:
-            with found.paused():
-                pass
-        except SpoolClosed as error:
-            refused.append(str(error))
-
-    def apply(entry: Entry) -> None:
-        loading = threading.Thread(target=load, daemon=True)
-        loading.start()
-        found.end()
-        loading.join(PATIENCE_S)
-
-    found = Applying(tmp_path / "applied", apply, lambda: spool, lambda lsn: None, lambda: 0.0)
-    found.run()
-    assert refused == ["the follower is stopped"]
-    found.close()
-
-
-def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = AppliedFile(tmp_path / "applied")
-    held.write(7)
-    held.write(8)
-    places: list[int] = []
-    whole = fs.pwrite_all
-
-    def fail(fd: int, data: bytes, offset: int, path: Path) -> None:
-        places.append(offset)
-        whole(fd, data[:5], offset, path)
-        raise OSError(28, "no room")
-
-    monkeypatch.setattr(fs, "pwrite_all", fail)
-    for _ in range(2):
-        with pytest.raises(OSError, match="no room"):
-            held.write(9)
-    held.close()
-    assert len(set(places)) == 1
-    again = AppliedFile(tmp_path / "applied")
-    assert again.lsn == 8
+def test_it_outlives_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "applied"
+    assert AppliedFile.read(path) is None
+    file = AppliedFile(path)
+    assert file.lsn is None
+    for lsn in (1, 2, 3, 2**64 - 1, 7):  # the last as behind a bootstrap
+        file.write(lsn)
+        assert AppliedFile.read(path) == lsn
+    file.close()
+    file.close()
+    again = AppliedFile(path)
+    again.write(8, durable=True)
     again.close()
+    assert AppliedFile.read(path) == 8
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("at", range(30))
+def test_a_torn_write_leaves_the_one_before(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "applied"
+    file = AppliedFile(path)
+    file.write(4_711)
+    before = path.read_bytes()
+    file.write(4_712)
+    file.close()
+    written = path.read_bytes()
+    place = 0  # the second is written into the first place
+    torn = bytearray(before.ljust(len(written), b"\0"))
+    torn[place : place + at] = written[place : place + at]
+    path.write_bytes(torn)
+    assert AppliedFile.read(path) in ((4_711, 4_712) if at >= 15 else (4_711,))
+
+
+def test_what_is_no_position_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "applied"
+    for text in (b"", b"x" * 9_000, b"1 5 00000000\n", b"-1 5 00000000\n", os.urandom(8_192)):
+        path.write_bytes(text)
+        assert AppliedFile.read(path) is None

@@ -1,101 +1,144 @@
-"""What a primary, or whoever says that it is one, may send instead of an answer."""
+"""What a response gives as it comes, and which end of it counts."""
 
 from __future__ import annotations
 
 import http.client
-import logging
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from tests.net.kit import PATIENCE_S
-from walspool import PrimaryReplication
-from walspool.net import present_term
-from walspool.net.connection import Address, Connection
-from walspool.net.identity import Identity, Upstream
-from walspool.net.protocol import CHECKSUM, Problem
+import walspool
+from walspool.net.connection import Address, Connection, Refusal
+from walspool.net.protocol import CHECKSUM, Problem, checksum
 
-HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
 
 
 @contextmanager
-def answering(answer: bytes) -> Iterator[str]:
-    """A server that answers every request with these bytes and closes; its URL."""
+def answering(*answers: bytes) -> Iterator[Connection]:
+    """A server that gives each request, whatever it is, the next answer, and closes where that says so."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        left = list(answers)
 
-    def run() -> None:
-        while True:
-            try:
-                accepted = server.accept()[0]
-            except OSError:
-                return
-            with accepted:
-                accepted.recv(65536)
-                accepted.sendall(answer)
+        def serve() -> None:
+            while left:
+                try:
+                    made, _ = listening.accept()
+                except OSError:
+                    return
+                with made:
+                    while left and made.recv(65_536):
+                        answer = left.pop(0)
+                        made.sendall(answer.removesuffix(b"CLOSE"))
+                        if answer.endswith(b"CLOSE"):
+                            break
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=run)
+        thread = threading.Thread(target=serve)
         thread.start()
+        connection = Connection(Address.parse(f"http://127.0.0.1:{listening.getsockname()[1]}"), None, None)
         try:
-            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+            yield connection
         finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join(PATIENCE_S)
+            connection.drop()
+            left.clear()
+            with socket.socket() as last:
+                last.connect_ex(listening.getsockname())
+            thread.join()
+
+
+def read(connection: Connection) -> tuple[bytes, bool]:
+    """A whole body, and whether it was marked to be whole."""
+    body = connection.stream("/x", {}, 30.0)
+    found = b"".join(body.chunks(7))
+    return found, body.whole
 
 
 @pytest.mark.parametrize(
-    "rest",
+    "answer",
     [
-        b"3\r\nabcX\r\n5\r\nrest!\r\n0\r\n\r\n",  # a chunk longer than it says
-        b"3\r\nabc\r\n?\r\n5\r\nrest!\r\n0\r\n\r\n",  # no size
-        b"3\r\nabc\r\n",  # no end
+        CHUNKED + b"5\r\nfirst\r\n6;x=y\r\nsecond\r\n0\r\n\r\n",
+        CHUNKED + b"B\r\nfirstsecond\r\n0\r\ntrailer: x\r\n\r\n",
+        OK + b"content-length: 11\r\n\r\nfirstsecond",
     ],
 )
-def test_behind_a_chunk_that_is_none_nothing_is_read(rest: bytes) -> None:
-    with answering(HEAD + rest) as url:
-        connection = Connection(Address.parse(url), None, None)
-        body = connection.stream("/", {}, PATIENCE_S)
-        found = bytearray()
+def test_a_whole_body_and_the_connection_goes_on(answer: bytes) -> None:
+    with answering(answer, answer) as connection:
+        assert read(connection) == (b"firstsecond", True)
+        assert read(connection) == (b"firstsecond", True)
+        assert connection.made == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        CHUNKED + b"5\r\nfirst\r\nCLOSE",
+        CHUNKED + b"9\r\nfirst\r\nCLOSE",
+        CHUNKED + b"5\r\nfirst\r\n0\r\nCLOSE",
+        CHUNKED + b"5\r\nfirst\r\nmore\r\n\r\n",
+        CHUNKED + b"5\r\nfirst\r\n123456789\r\n",
+        CHUNKED + b"5\r\nfirst\r\n" + b"1" * 300 + b"\r\n",
+        OK + b"content-length: 6\r\n\r\nfirstCLOSE",
+        OK + b"\r\nfirstCLOSE",  # without a length nobody can tell
+    ],
+)
+def test_an_end_that_is_none(answer: bytes) -> None:
+    with answering(answer) as connection:
+        body = connection.stream("/x", {}, 30.0)
         buffer = memoryview(bytearray(100))
-        with pytest.raises((http.client.HTTPException, OSError)):  # noqa: PT012  # how often depends on what has come
-            while count := body.readinto(buffer):
-                found += buffer[:count]
+        count = body.readinto(buffer)
+        assert bytes(buffer[:count])[:5] == b"first"
+        with pytest.raises((OSError, http.client.HTTPException)):
+            body.readinto(buffer)
         assert not body.whole
-        assert bytes(found) in (b"", b"abc")
-        for _ in range(2):
-            with pytest.raises(http.client.IncompleteRead):
-                body.readinto(buffer)
-        connection.drop()
 
 
-@pytest.mark.parametrize("words", ["a problem", "no HTTP"])
-def test_what_a_former_primary_says_is_logged_in_one_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, words: str
-) -> None:
-    problem = Problem(403, "forbidden", "no\nCRITICAL the log is corrupt \x1b[31m")
-    body = problem.encode()
-    head = f"HTTP/1.1 403 no\r\n{CHECKSUM}: {problem.check()}\r\ncontent-length: {len(body)}\r\n\r\n"
-    seen = threading.Event()
+def test_one_that_lay_idle_and_was_closed_is_made_again() -> None:
+    fine = OK + b"content-length: 5\r\n\r\nfirst"
+    with answering(fine + b"CLOSE", fine) as connection:
+        assert read(connection) == (b"first", True)
+        assert read(connection) == (b"first", True)
+        assert connection.made == 2
 
-    class Seen(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            seen.set()
 
-    handler = Seen()
-    logging.getLogger("walspool").addHandler(handler)
-    try:
-        with (
-            answering(head.encode() + body if words == "a problem" else b"CRITICAL \x1b[31m\r\n\r\n") as url,
-            PrimaryReplication(tmp_path / "app.db") as primary,
-        ):
-            Identity("key", None, (Upstream(url, "a"),)).save(tmp_path / "app.db")
-            present_term(primary, tmp_path / "app.db")
-            assert seen.wait(PATIENCE_S)
-    finally:
-        logging.getLogger("walspool").removeHandler(handler)
-    told = caplog.messages[0]
-    assert "CRITICAL" in told
-    assert told.isprintable()
+def test_what_is_cut_begins_nothing_until_it_is_mended() -> None:
+    fine = OK + b"content-length: 5\r\n\r\nfirst"
+    with answering(fine, fine) as connection:
+        assert read(connection) == (b"first", True)
+        connection.cut()
+        with pytest.raises(OSError, match="cut"):
+            connection.stream("/x", {}, 30.0)
+        connection.mend()
+        assert read(connection) == (b"first", True)
+
+
+def answer(status: int, body: bytes, check: str) -> bytes:
+    """A small answer."""
+    head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{CHECKSUM}: {check}\r\n\r\n"
+    return head.encode() + body
+
+
+def test_an_answer_counts_only_with_its_checksum() -> None:
+    problem = Problem(409, "diverged", "x", {"ours": "1:1:00000001", "theirs": "1:1:00000002", "kind": 5})
+    answers = (
+        answer(200, b'{"a": 1}', checksum("200", b'{"a": 1}')),
+        answer(200, b'{"a": 1}', "00000000"),
+        answer(200, b"[1]", checksum("200", b"[1]")),
+        answer(409, problem.encode(), problem.check()),
+        answer(409, problem.encode(), "00000000"),
+        answer(200, b"x" * 20_000, checksum("200", b"x" * 20_000)),
+    )
+    with answering(*answers) as connection:
+        assert connection.call("GET", "/x") == {"a": 1}
+        for words in ("checksum", "no object"):
+            with pytest.raises(walspool.ProtocolError, match=words):
+                connection.call("GET", "/x")
+        with pytest.raises(Refusal) as refusal:
+            connection.call("GET", "/x")
+        assert refusal.value.problem == problem
+        for words in ("checksum", "more than 16384 bytes"):
+            with pytest.raises(walspool.ProtocolError, match=words):
+                connection.call("GET", "/x")
