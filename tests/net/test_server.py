@@ -243,6 +243,16 @@ def test_a_snapshot_that_fails_does_not_look_whole(core: ModuleType, tmp_path: P
         served.close()
 
 
+def test_a_snapshot_that_has_ended_holds_no_session(tmp_path: Path) -> None:
+    served = Served(tmp_path, snapshot=lambda: (10, [b"all"]))
+    try:
+        session = served.register(instance="one")
+        assert served.ask("GET", "/v1/snapshot?replica_id=a", walspool_session=str(session))[1] == b"all"
+        assert served.app._source._sessions._of["a"].streams == 0
+    finally:
+        served.close()
+
+
 REQUESTS = [
     ("GET", "/v1/wal?since_lsn=0&wait_ms=0", None, "r a"),
     ("GET", "/v1/wal?replica_id=a&since_lsn=0&wait_ms=0", None, "o a"),

@@ -84,11 +84,12 @@ class AppliedFile:
 
     def write(self, lsn: int, *, durable: bool = False) -> None:
         """Write it down; a crash of the process loses nothing of it, one of the machine may lose the last second."""
-        self._count += 1
-        count, text = b"%d" % self._count, b"%d" % lsn
+        at = self._count + 1
+        count, text = b"%d" % at, b"%d" % lsn
         line = b" ".join((count, text, _check(count, text))) + b"\n"
-        fs.pwrite_all(self._fd, line.ljust(_LINE_BYTES), self._count % 2 * _SLOT_BYTES, self._path)
-        self.lsn = lsn
+        fs.pwrite_all(self._fd, line.ljust(_LINE_BYTES), at % 2 * _SLOT_BYTES, self._path)
+        # behind the write: one that failed is repeated in its own place, and never over the other, which is whole
+        self._count, self.lsn = at, lsn
         if durable or time.monotonic() - self._synced_s >= _SYNC_S:
             self.sync()
 
@@ -131,6 +132,8 @@ class Applying:
         # held while apply runs, and while a snapshot is loaded
         self._gate = threading.Lock()
         self._loads = 0
+        self._thread: int | None = None
+        self._closes_itself = False
         #: How often ``apply`` raised.
         self.errors = 0
         #: What it raised last, ``None`` once it has returned since.
@@ -143,36 +146,48 @@ class Applying:
 
     def run(self) -> None:
         """Apply until ``end``."""
+        self._thread = threading.get_ident()
         failures = 0
         while not self._ending.is_set():
             try:
-                worked = self._round()
-                failures = 0 if worked else failures
-            except SpoolClosed:  # a bootstrap is about to open another
-                self._ending.wait(SIGNALS_S)
-            except Exception as error:
+                if self._round():
+                    failures = 0
+            except BaseException as error:  # SystemExit, too: a thread that ends by it ends without a word
                 self.errors += 1
                 self.error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 log.warning("apply failed behind LSN %d, and is tried again: %s", self.lsn, ascii(self.error))
-                self._tell(self.lsn)
+                self._tell_now()
                 self._ending.wait(pause_s(failures, self._random()))
                 failures += 1
+        self._thread = None
+        if self._closes_itself:
+            self.close()
 
     def _round(self) -> bool:
         """Apply what there is; whether there was something."""
+        loads = self._loads  # before the log is asked for: one that a snapshot replaces meanwhile must not count
+        try:
+            entries = self._some()
+        except SpoolClosed:  # a bootstrap is about to open another
+            entries = []
+            self._ending.wait(SIGNALS_S)
+        if entries:
+            self._all(entries, loads)
+        return bool(entries)
+
+    def _some(self) -> list[Entry]:
+        """The next records, after a short wait for some."""
         spool = self._spool()
         if spool is None:
             self._ending.wait(SIGNALS_S)
-            return False
-        loads, at = self._loads, self._file.lsn
+            return []
+        at = self._file.lsn
         if at is None:  # nothing was ever applied: what lies below the log is in what it was started with
             at = spool.pruned_through
         entries = spool.some_after(at, _MAX_COUNT, _MAX_BYTES)
         if not entries:
             spool.wait_for_lsn_after(max(at, spool.durable_lsn), SIGNALS_S)
-            return False
-        self._all(entries, loads)
-        return True
+        return entries
 
     def _all(self, entries: list[Entry], loads: int) -> None:
         told_s = time.monotonic()
@@ -184,15 +199,24 @@ class Applying:
                 self._file.write(entry.lsn)
             self.error = None
             if time.monotonic() - told_s >= _TELL_S:
-                self._tell(entry.lsn)
+                self._tell_now()
                 told_s = time.monotonic()
-        self._tell(entries[-1].lsn)
+        self._tell_now()
+
+    def _tell_now(self) -> None:
+        with self._gate:  # else a snapshot may set it back in between, and what is told would lead
+            self._tell(self.lsn)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """While this lasts nothing is applied."""
-        with self._gate:
+        """While this lasts nothing is applied. ``SpoolClosed`` where ``end`` comes before ``apply`` has returned."""
+        while not self._gate.acquire(timeout=SIGNALS_S):
+            if self._ending.is_set():  # apply itself may be what ends, and waits for whoever waits here
+                raise SpoolClosed("the follower is stopped", path=None)
+        try:
             yield
+        finally:
+            self._gate.release()
 
     def begin_at(self, lsn: int) -> None:
         """Go on behind a snapshot, durably. Within ``paused``."""
@@ -204,7 +228,10 @@ class Applying:
         self._ending.set()
 
     def close(self) -> None:
-        """Write down how far it came. Behind the end of ``run``."""
+        """Write down how far it came. Behind the end of ``run``, or from ``apply``: then once that has returned."""
+        if self._thread == threading.get_ident():
+            self._closes_itself = True
+            return
         try:
             self._file.sync()
         finally:

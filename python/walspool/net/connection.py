@@ -262,7 +262,7 @@ class Body:
             try:
                 more = self._some(buffer[at:])
             except (OSError, http.client.HTTPException):
-                break  # what came before it counts; it is raised again, or found to be over
+                break  # what came before it counts
             if not more:
                 break
             at += more
@@ -280,6 +280,13 @@ class Body:
         return bool(self._poll.poll(0))
 
     def _some(self, buffer: memoryview) -> int:
+        try:
+            return self._read(buffer)
+        except (OSError, http.client.HTTPException):
+            self._response.close()  # what follows must not be taken for the next chunk
+            raise
+
+    def _read(self, buffer: memoryview) -> int:
         source = self._response.fp
         if self.whole:
             return 0
@@ -298,8 +305,8 @@ class Body:
             raise http.client.IncompleteRead(b"")
         if self._left is not None:
             self._left -= count
-            if self._chunked and self._left == 0:
-                self._line()  # which ends each chunk
+            if self._chunked and self._left == 0 and self._line():
+                raise http.client.HTTPException("a chunk does not end where it says")
         return count
 
     def _next_chunk(self) -> int:

@@ -147,10 +147,16 @@ class Follower:
 
         May be called twice, and from ``apply``.
         """
-        with self._lock:
+        while not self._lock.acquire(timeout=SIGNALS_S):
+            if threading.current_thread() in self._threads and (self._pulling is None or self._pulling.ending):
+                self._running = False  # whoever ends them holds the lock, and waits for this very thread
+                return
+        try:
             self._running = False
             self._end_threads()
             self._close()
+        finally:
+            self._lock.release()
 
     def run(self) -> None:
         """Follow in this thread until ``stop`` or Ctrl-C; the log is closed when this returns.
@@ -273,29 +279,45 @@ class Follower:
         ``apply`` first gets every record that the log holds, within ``timeout`` seconds. From then on the new primary
         presents its term to the former one until that has answered. ``config``: as for ``PrimaryReplication``.
 
-        ``ProtocolError``: it may not be promoted, or ``apply`` is not done; it follows as before. ``OSError``.
+        ``ProtocolError``: it may not be promoted, or ``apply`` is not done; it follows as before. Any other error may
+        have come behind the new term: then it is stopped, and this has to be called again; ``start`` would fence the
+        former primary.
         """
+        if config is not None and not isinstance(config, ReplicationConfig):
+            raise TypeError(f"config must be a ReplicationConfig, not {type(config).__name__}")
+        if threading.current_thread() in self._threads:
+            raise ProtocolError("apply can't promote its follower: promoting waits until apply has returned")
         with self._lock:
             was_running = self._running
             if not was_running:
                 self._open()
             assert self._sink is not None
-            with self._sink.lock:
-                self._sink.check_promotable()
+            try:
+                with self._sink.lock:
+                    self._sink.check_promotable()
+            except BaseException:
+                if not was_running:
+                    self._close()
+                raise
             self._end_threads(but_apply=True)
             try:
                 self._drain(timeout)
                 self._end_threads()
-                promote_log(self._sink, self._data_path)
+                if was_running and not self._running:
+                    raise SpoolClosed("the follower was stopped meanwhile", path=None)
             except BaseException:
                 self._end_threads()
                 self._close()
-                if was_running:
+                if self._running:
                     self._open()
                     self._begin_threads()
                 raise
+            # no way back from here: a follower that has met the new term would fence the only primary there is
             self._running = False
-            self._close()
+            try:
+                promote_log(self._sink, self._data_path)
+            finally:
+                self._close()
             primary = PrimaryReplication(self._data_path, config, recovery="strict")
             present_term(
                 primary, self._data_path, token=self._token, ssl_context=self._context, insecure=self._insecure
@@ -303,17 +325,16 @@ class Follower:
             return primary
 
     def _drain(self, timeout: float) -> None:
-        applying, last = self._applying, self.spool.position()
-        if applying is None or last is None:
+        applying, pulling, last = self._applying, self._pulling, self.spool.position()
+        if applying is None or pulling is None or last is None:
             return
-        assert self._pulling is not None
         deadline = time.monotonic() + timeout
         while applying.lsn < last.lsn:
             if time.monotonic() >= deadline or not self._threads:
                 words = f"apply has had the records through LSN {applying.lsn}, and the log ends at {last.lsn}"
                 raise ProtocolError(f"this replica can't be promoted yet: {words}")
-            with self._pulling.changed:
-                self._pulling.changed.wait(SIGNALS_S)
+            with pulling.changed:
+                pulling.changed.wait(SIGNALS_S)
 
     # -- the parts -----------------------------------------------------------------------------------------------------
 
@@ -352,13 +373,15 @@ class Follower:
     def _begin_threads(self) -> None:
         pulling, applying = self._pulling, self._applying
         assert pulling is not None
+        for each in self._connections:  # which the end before has cut off
+            each.mend()
         loops: dict[str, Callable[[], None]] = {"pull": pulling.pull, "ack": pulling.acknowledge}
         if applying is not None:
             loops["apply"] = applying.run
         name = f"walspool-%s-{self._upstream.replica_id}"
         self._threads = [threading.Thread(target=loop, name=name % each, daemon=True) for each, loop in loops.items()]
-        for each in self._threads:
-            each.start()
+        for thread in self._threads:
+            thread.start()
 
     def _end_threads(self, *, but_apply: bool = False) -> None:
         if self._pulling is not None:

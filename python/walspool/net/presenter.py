@@ -71,7 +71,7 @@ class _Teller:
             if presenting.told or self._open() is None:
                 break
             if words != before:
-                log.warning("%s has yet to learn of term %d: %s", ascii(upstream.url), presenting.term, words)
+                log.warning("%s has yet to learn of term %d: %s", ascii(upstream.url), presenting.term, ascii(words))
             self._wait(presenting.pause_s())
         connection.drop()
         if presenting.told:

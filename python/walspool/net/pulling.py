@@ -71,6 +71,11 @@ class Pulling:
         self._stream.cut()
         self._acks.cut()
 
+    @property
+    def ending(self) -> bool:
+        """Whether ``end`` was called."""
+        return self._ending
+
     def applied(self, lsn: int) -> None:
         """``apply`` has had everything through here."""
         with self.changed:
@@ -212,7 +217,7 @@ class Pulling:
                 self._load_snapshot(lsn, chunks)
             except (OSError, http.client.HTTPException, WalspoolError):
                 raise
-            except Exception as error:
+            except BaseException as error:  # SystemExit, too: a thread that ends by it ends without a word
                 log.exception("loading the snapshot of LSN %d failed", lsn)
                 raise ProtocolError(f"load_snapshot failed: {type(error).__name__}: {error}") from None
         if next(chunks, b"") or not body.whole:
@@ -270,6 +275,12 @@ class Pulling:
                 with self.changed:
                     self._following.ack_lost()
                     self._failed(_told(error))
+                    self._cut_off()
+            except Exception as error:  # whatever it is: without acknowledgements the follower only looks alive
+                log.exception("acknowledging to %s failed", self._acks)
+                with self.changed:
+                    self._following.ack_lost()
+                    self._failed(ProtocolError(f"the follower failed: {type(error).__name__}: {error}"))
                     self._cut_off()
             else:
                 with self.changed:

@@ -254,10 +254,17 @@ class ReplicationApp(Starlette):
     async def _load(self, request: Request, grant: Grant) -> Any:
         wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
         grant.require("admin" if wanted.replica_id is None else f"replica:{wanted.replica_id}")
-        found = await asyncio.to_thread(self._source.load, wanted, _session(request), time.monotonic())
+        session = _session(request)
+        found = await asyncio.to_thread(self._source.load, wanted, session, time.monotonic())
         head = SnapshotHead(found.term, found.position, found.reach_lsn, found.comparable)
         gone = asyncio.ensure_future(_gone(request.receive))
-        return _Stream(self._snapshot(iter(found.chunks), gone), head.headers(), gone.cancel)
+
+        def close() -> None:
+            gone.cancel()
+            assert wanted.replica_id is not None  # which load has seen to
+            self._source.closed(wanted.replica_id, session, time.monotonic())
+
+        return _Stream(self._snapshot(iter(found.chunks), gone), head.headers(), close)
 
     async def _snapshot(self, chunks: Iterator[bytes], gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:

@@ -260,15 +260,20 @@ class Sessions:
         """The replica was unregistered."""
         self._of.pop(replica_id, None)
 
-    def opened(self, replica_id: str, holds: bool) -> None:
-        """A stream of the current session begins; ``holds``: behind a record that the replica has."""
+    def opened(self, replica_id: str, session: int | None, now_s: float, *, holds: bool = False) -> Problem | None:
+        """A stream of this session begins; why it is refused where the session has ended meanwhile.
+
+        ``holds``: behind a record that the replica has.
+        """
+        problem = self.check(replica_id, session, now_s)
         known = self._of.get(replica_id)
-        if known is None:
-            return
+        if problem is not None or known is None:
+            return problem
         known.streams += 1
         if holds and not known.resumed:
             known.resumed = True
             self._counted = replace(self._counted, partial_resyncs=self._counted.partial_resyncs + 1)
+        return None
 
     def closed(self, replica_id: str, session: int | None, now_s: float) -> None:
         """A stream ends."""

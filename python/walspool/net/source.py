@@ -109,8 +109,7 @@ class Source:
             raise _refusal(answer)
         if name is not None:
             self._settle(name, answer, facts)
-            with self._lock:
-                self._sessions.opened(name, answer.previous.lsn > 0 and not answer.reset)
+            self._opened(name, session, now_s, holds=answer.previous.lsn > 0 and not answer.reset)
         return Pull(self, request, session, answer.previous, now_s)
 
     def acknowledge(self, replica_id: str, session: int | None, ack: Ack, now_s: float) -> dict[str, Any]:
@@ -132,7 +131,7 @@ class Source:
         return self._standing()
 
     def load(self, request: WalRequest, session: int | None, now_s: float) -> Snapshot:
-        """Pin the log for a replica, then give it a snapshot. ``Refused``, ``OSError``.
+        """Pin the log for a replica, then give it a snapshot; ``closed`` once it is sent. ``Refused``, ``OSError``.
 
         Where the request names the position of its last record, a log that has diverged is refused here, too.
         """
@@ -152,6 +151,15 @@ class Source:
             raise Refused(501, "no-snapshot", detail)
         with self._lock:  # before the slot is reset, which an acknowledgement of the log before must not move
             self._sessions.loads(replica_id)
+        # whoever loads is live, however long it takes
+        self._opened(replica_id, session, now_s)
+        try:
+            return self._loaded(replica_id, request.position, facts)
+        except BaseException:
+            self.closed(replica_id, session, now_s)
+            raise
+
+    def _loaded(self, replica_id: str, theirs: Position | None, facts: LogFacts) -> Snapshot:
         try:
             self._primary.ensure_replica_registered(replica_id)
         except SlotLimitReached as error:
@@ -170,7 +178,7 @@ class Source:
                 self._primary.set_replica_rebootstrapping(replica_id, True)
         except LsnPruned as error:
             raise Refused(503, "snapshot-unusable", f"the snapshot is too old: {error}") from None
-        return Snapshot(position, self._primary.term, reach_lsn, is_comparable(request.position, facts), chunks)
+        return Snapshot(position, self._primary.term, reach_lsn, is_comparable(theirs, facts), chunks)
 
     def counters(self) -> Counters:
         """What replicas did since the start."""
@@ -198,7 +206,7 @@ class Source:
         return True
 
     def closed(self, replica_id: str, session: int | None, now_s: float) -> None:
-        """A stream has ended."""
+        """A stream or a snapshot has ended."""
         with self._lock:
             self._sessions.closed(replica_id, session, now_s)
 
@@ -221,6 +229,12 @@ class Source:
         problem = decide_term(term, self._primary.term)
         if problem is not None and term is not None:
             self._primary.fence(term)
+            raise _refusal(problem)
+
+    def _opened(self, replica_id: str, session: int | None, now_s: float, *, holds: bool = False) -> None:
+        with self._lock:
+            problem = self._sessions.opened(replica_id, session, now_s, holds=holds)
+        if problem is not None:
             raise _refusal(problem)
 
     # -- looking up ----------------------------------------------------------------------------------------------------
