@@ -1,10 +1,9 @@
-"""The application under uvicorn on loopback, spoken to with ``http.client``."""
+"""The primary's end on loopback: each request, and each refusal."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,118 +11,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import uvicorn
 
 import walspool
+from tests.net.kit import ADMIN, APPEND, ONE, PATIENCE_S, READ, TWO, Served
 from walspool import PrimaryReplication
-from walspool.net import create_app
-from walspool.net.auth import TokenAuth
 from walspool.net.messages import StreamHead, WalRequest
 from walspool.net.protocol import CHECKSUM, Problem, checksum, parse_position
-from walspool.net.server import ReplicationApp
 from walspool.net.sink import Sink
-
-READ, ONE, TWO, APPEND, ADMIN = (name * 16 for name in "rotpa")
-PATIENCE_S = 60
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, app: ReplicationApp) -> None:
-        super().__init__(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=PATIENCE_S))
-        self.listening = threading.Event()
-        self.app = app
-        self.loop: Any = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say when it listens."""
-        import asyncio
-
-        await super().startup(sockets)
-        self.loop = asyncio.get_running_loop()
-        self.listening.set()
-
-
-class Served:
-    """A primary with ten records, served on loopback."""
-
-    def __init__(self, folder: Path, auth: TokenAuth | None = None, **options: Any) -> None:
-        self.folder = folder
-        self.primary = PrimaryReplication(folder / "p" / "app.db")
-        for lsn in range(1, 11):
-            self.primary.commit(b"record %d" % lsn)
-        self.app = create_app(self.primary, auth=auth, **options)
-        self.server = _Server(self.app)
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
-        self.thread.start()
-        assert self.server.listening.wait(PATIENCE_S)
-        self.connections: list[http.client.HTTPConnection] = []
-
-    def connect(self) -> http.client.HTTPConnection:
-        """A new connection."""
-        self.connections.append(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S))
-        return self.connections[-1]
-
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, Any]:
-        """Status, body and headers of an answer."""
-        connection = self.connect()
-        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-        response = connection.getresponse()
-        return response.status, response.read(), response.headers
-
-    def refusal(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Problem:
-        """The problem that an answer holds."""
-        status, text, given = self.ask(method, path, body, **headers)
-        assert given["content-type"] == "application/problem+json"
-        return Problem.decode(status, text, given[CHECKSUM])
-
-    def register(self, name: str = "a", **fields: str) -> int:
-        """A session."""
-        status, text, headers = self.ask("POST", "/v1/replicas", json.dumps({"id": name, **fields}).encode())
-        assert status == 200, text
-        assert headers[CHECKSUM] == checksum("200", text)
-        found: int = json.loads(text)["session"]
-        return found
-
-    def pull(self, query: str, session: int | None = None) -> http.client.HTTPResponse:
-        """A response that has begun."""
-        connection = self.connect()
-        headers = {CHECKSUM: checksum(query), **({} if session is None else {"walspool-session": str(session)})}
-        connection.request("GET", f"/v1/wal?{query}", headers=headers)
-        return connection.getresponse()
-
-    def end_streams(self) -> None:
-        """As a shutdown does."""
-        self.server.loop.call_soon_threadsafe(self.app.end_streams)
-
-    def close(self) -> None:
-        """End everything."""
-        self.end_streams()
-        for each in self.connections:
-            each.close()
-        self.server.should_exit = True
-        self.thread.join(PATIENCE_S)
-        assert not self.thread.is_alive()
-        self.socket.close()
-        self.primary.close()
-
-
-@pytest.fixture
-def served(core: ModuleType, tmp_path: Path) -> Iterator[Served]:
-    """Without tokens."""
-    found = Served(tmp_path)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[Served]:
-    """With a token for each scope."""
-    scopes = {READ: "read", ONE: "replica:a", TWO: "replica:b", APPEND: "append", ADMIN: "admin"}
-    found = Served(tmp_path, TokenAuth([(token, [scope]) for token, scope in scopes.items()]))
-    yield found
-    found.close()
 
 
 def head_of(response: http.client.HTTPResponse) -> StreamHead:

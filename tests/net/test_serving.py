@@ -19,6 +19,7 @@ from walspool.net.serving import (
     Stream,
     Wait,
     decide_ack,
+    decide_term,
     decide_wal,
 )
 
@@ -41,7 +42,7 @@ def test_a_position_that_is_ours_is_served() -> None:
 
 
 def test_a_newer_term_is_refused_before_all_else() -> None:
-    answer = decide_wal(WalRequest("a", 50, Position(4, 50, 1), 4), SlotFacts(50, "horizon"), FACTS)
+    answer = decide_term(4, 3)
     assert refused(answer) == (409, "newer-term")
     assert isinstance(answer, Problem)
     assert (answer.facts["term"], answer.facts["newer"]) == (3, 4)

@@ -11,7 +11,7 @@ from tests.package.sources import PACKAGE, imports, modules
 #: Each room uses only rooms above it in this list, and of those only the ones named.
 DIRECTION: list[tuple[str, str]] = [
     ("errors", ""),
-    ("records", ""),
+    ("records", "errors"),
     ("changes", "errors records"),
     ("core.pure.change", "changes errors"),
     ("core.pure.entry", "changes"),
@@ -111,11 +111,13 @@ DIRECTION: list[tuple[str, str]] = [
         "replication.primary replication.quorum replication.registry replication.resume replication.retention "
         "replication.slot",
     ),
+    ("net.backoff", ""),
     ("net.protocol", "errors records"),
     ("net.messages", "errors records net.protocol"),
     ("net.auth", "records net.protocol"),
     ("net.serving", "records net.messages net.protocol"),
-    ("net.following", "errors records net.messages net.protocol"),
+    ("net.following", "errors records net.backoff net.messages net.protocol"),
+    ("net.presenting", "net.backoff net.messages net.protocol"),
     (
         "net.source",
         "errors records net.messages net.protocol net.serving replication.primary replication.resume spool.log",
@@ -127,13 +129,38 @@ DIRECTION: list[tuple[str, str]] = [
         "net.server",
         "errors net.records net.state net.auth net.messages net.protocol net.serving net.source replication.primary",
     ),
-    ("net", "net.server"),
+    ("net.running", "net.protocol net.server"),
+    ("net.identity", "errors records spool.files spool.log"),
+    ("net.connection", "errors net.auth net.protocol"),
+    ("net.applying", "core errors net.backoff spool.files spool.interrupt spool.log"),
+    (
+        "net.pulling",
+        "errors net.applying net.connection net.following net.messages net.protocol net.sink",
+    ),
+    (
+        "net.presenter",
+        "errors net.connection net.identity net.messages net.presenting net.protocol replication.primary "
+        "spool.interrupt",
+    ),
+    (
+        "net.follower",
+        "errors records net.applying net.connection net.following net.identity net.presenter net.protocol net.pulling "
+        "net.sink replication.config replication.primary spool.files spool.interrupt spool.log",
+    ),
+    ("net", "net.auth net.follower net.presenter net.server"),
     ("cli", " core"),
 ]
 #: What lies in one of these is judged by its folder's line, except among itself.
 FOLDERS = ("cli",)
 #: Not of the standard library, and who may import it.
-THIRD_PARTY = {"typer": "cli", "click": "cli", "rich": "cli", "pyarrow": "core.pure", "starlette": "net.server"}
+THIRD_PARTY = {
+    "typer": "cli",
+    "click": "cli",
+    "rich": "cli",
+    "pyarrow": "core.pure",
+    "starlette": "net.server",
+    "uvicorn": "net.running",
+}
 
 
 def _short(name: str) -> str:

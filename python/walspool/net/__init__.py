@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from walspool.net.auth import TokenAuth
+    from walspool.net.follower import Follower, FollowerStatus
+    from walspool.net.presenter import present_term
     from walspool.net.server import create_app
 
-__all__ = ["create_app"]
+__all__ = ["Follower", "FollowerStatus", "TokenAuth", "create_app", "present_term"]
+
+_HOMES: Final = {
+    "Follower": "follower",
+    "FollowerStatus": "follower",
+    "TokenAuth": "auth",
+    "create_app": "server",
+    "present_term": "presenter",
+}
 
 
 def __getattr__(name: str) -> Any:
     # loaded when first used: a follower needs none of what a server does
-    if name not in __all__:
+    home = _HOMES.get(name)
+    if home is None:
         raise AttributeError(f"module 'walspool.net' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("walspool.net.server"), name)
+    return getattr(import_module(f"walspool.net.{home}"), name)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from walspool.net.protocol import Refused
 from walspool.records import check_replica_id
 
-__all__ = ["Grant", "TokenAuth", "is_loopback", "refuse_foreign"]
+__all__ = ["Grant", "TokenAuth", "check_token", "is_loopback", "refuse_foreign"]
 
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{16,256}", re.ASCII)
 _BEARER: Final = re.compile(r"bearer +([\x21-\x7e]{1,256})", re.ASCII | re.IGNORECASE)
@@ -50,9 +50,7 @@ class TokenAuth:
     def __init__(self, tokens: Iterable[tuple[str, Iterable[str]]]) -> None:
         self._grants: dict[bytes, Grant] = {}
         for token, scopes in tokens:
-            if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-                raise ValueError("a token must be 16 to 256 printable ASCII characters without a space")
-            digest = _digest(token)
+            digest = _digest(check_token(token))
             if digest in self._grants:
                 raise ValueError("a token is given twice")
             self._grants[digest] = Grant(frozenset(_check_scope(each) for each in scopes))
@@ -103,6 +101,13 @@ class TokenAuth:
 
     def __repr__(self) -> str:
         return f"<TokenAuth {len(self._grants)} tokens>"
+
+
+def check_token(token: str) -> str:
+    """Return a token; refuse what can't be one, without showing it."""
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise ValueError("a token must be 16 to 256 printable ASCII characters without a space")
+    return token
 
 
 def _digest(token: str) -> bytes:

@@ -11,6 +11,8 @@
 | pulling | diverged | stopped, the two positions named: a person decides (``start_again``) |
 | registering, pulling, acknowledging | our session has ended | registering |
 | loading | the primary is another one, and diverged from our log | stopped, as above |
+| loading | a snapshot that nothing here can load | stopped: a person gives it something to load with |
+| any | our log can't be read any more | registering, to load |
 | loading | the snapshot is loaded and our log starts at its position | registering |
 | any | no answer, or any other refusal | waiting, twice as long each time up to 5 s; then registering |
 
@@ -31,17 +33,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
 
 from walspool.errors import Diverged, ProtocolError, StaleTermError, WalspoolError
+from walspool.net.backoff import pause_s
 from walspool.net.messages import Ack, Registration, StreamHead, WalRequest
 from walspool.net.protocol import Problem, position_text
 from walspool.records import Position
 
 __all__ = ["Following", "OwnLog", "State"]
-
-_FIRST_PAUSE_S: Final = 0.1
-_LAST_PAUSE_S: Final = 5.0
 
 
 class State(Enum):
@@ -179,9 +178,8 @@ class Following:
         if self.state is State.STOPPED:
             return
         self.error = error
-        pause = min(_FIRST_PAUSE_S * 2**self._failures, _LAST_PAUSE_S) * (0.5 + self._random() / 2)
-        self._failures = min(self._failures + 1, 16)
-        self.state, self.wait_until_s = State.WAITING, now_s + pause
+        self.state, self.wait_until_s = State.WAITING, now_s + pause_s(self._failures, self._random())
+        self._failures += 1
 
     def _older(self, term: int, log: OwnLog, now_s: float) -> None:
         words = f"the primary's term is {term}, and one of term {log.term} is known: it has been replaced"
@@ -198,6 +196,19 @@ class Following:
             self.given_up = self._asked
         return True
 
+    @property
+    def gives_way(self) -> bool:
+        """Whether a person has decided that our log gives way to a snapshot."""
+        return self._gives_way
+
+    def cannot_load(self, error: WalspoolError) -> None:
+        """A snapshot is needed, and nothing here can load one."""
+        self.error, self.state = error, State.STOPPED
+
+    def lost(self, error: WalspoolError) -> None:
+        """Our log can't be read any more: load."""
+        self.error, self._must_load, self._durable = error, True, None
+
     def loaded(self) -> None:
         """The snapshot is loaded, our log starts at its position, and the marker is gone."""
         self._must_load = self._gives_way = False
@@ -212,13 +223,17 @@ class Following:
         if self.state is State.STOPPED:
             self._must_load, self._gives_way, self.state = True, True, State.REGISTERING
 
-    def promote(self, log: OwnLog) -> int:
-        """Follow no more: the term in which this log goes on as a primary's."""
+    def check_promotable(self, log: OwnLog) -> None:
+        """``ProtocolError`` where this log must not become a primary's."""
         if self._must_load:
             raise ProtocolError("a replica that is loading a snapshot can't be promoted: its data is not complete")
         if log.last.lsn < self.reach_lsn:
             words = f"it began again from a snapshot, and is not back at LSN {self.reach_lsn}, which it may have held"
             raise ProtocolError(f"this replica can't be promoted yet: {words}")
+
+    def promote(self, log: OwnLog) -> int:
+        """Follow no more: the term in which this log goes on as a primary's. ``ProtocolError``."""
+        self.check_promotable(log)
         self.state = State.STOPPED
         return log.term + 1
 

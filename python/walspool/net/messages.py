@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import urlencode
@@ -10,12 +11,15 @@ from urllib.parse import urlencode
 from walspool.errors import ProtocolError
 from walspool.net.protocol import (
     CHECKSUM,
+    COMPARABLE,
     CURRENT_LSN,
     MAX_HEADER_CHARS,
     MAX_RESPONSE_BYTES,
     MAX_WAIT_MS,
     OLDEST_LSN,
     PREVIOUS_POSITION,
+    SNAPSHOT_POSITION,
+    SNAPSHOT_REACH,
     TERM,
     Refused,
     checksum,
@@ -28,7 +32,7 @@ from walspool.net.protocol import (
 )
 from walspool.records import MAX_U64, Position, check_replica_id
 
-__all__ = ["Ack", "Registration", "StreamHead", "WalRequest", "replica_id", "split_payloads"]
+__all__ = ["Ack", "Registration", "SnapshotHead", "StreamHead", "WalRequest", "replica_id", "split_payloads"]
 
 _WAL_PARAMETERS: Final = frozenset(("replica_id", "since_lsn", "position", "term", "wait_ms", "max_bytes"))
 _MAX_REGION_CHARS: Final = 64
@@ -118,23 +122,63 @@ class StreamHead:
     @classmethod
     def parse(cls, headers: Mapping[str, str]) -> Self:
         """What these headers say, their names in lower case; ``ProtocolError`` where one is missing or was changed."""
-        names = [name for name in (TERM, CURRENT_LSN, OLDEST_LSN, PREVIOUS_POSITION) if name in headers]
-        try:
-            values = [headers[name] for name in names]
-            if max(map(len, values), default=0) > MAX_HEADER_CHARS:
-                raise ProtocolError(reason="a header is too long")
-            if headers[CHECKSUM] != checksum(*values):
-                raise ProtocolError(reason="its headers were changed on their way")
+        with _whole_headers(headers, (TERM, CURRENT_LSN, OLDEST_LSN, PREVIOUS_POSITION)):
             return cls(
                 number(TERM, headers[TERM]),
                 number(CURRENT_LSN, headers[CURRENT_LSN]),
                 number(OLDEST_LSN, headers[OLDEST_LSN]) if OLDEST_LSN in headers else None,
                 parse_position(PREVIOUS_POSITION, headers[PREVIOUS_POSITION]),
             )
-        except KeyError as error:
-            raise ProtocolError(reason=f"the header {error.args[0]} is missing") from None
-        except Refused as error:
-            raise ProtocolError(reason=str(error)) from None
+
+
+@dataclass(frozen=True)
+class SnapshotHead:
+    """What the headers of a snapshot say: what its bytes stand for, and what loading it may cost."""
+
+    term: int
+    #: Of the last record that is in the snapshot.
+    position: Position
+    #: Where the primary's log was when the snapshot was asked for.
+    reach_lsn: int
+    #: Whether the log that is given up for it is known to be a part of the primary's.
+    comparable: bool
+
+    def headers(self) -> dict[str, str]:
+        """The headers, with their checksum."""
+        fields = {
+            TERM: str(self.term),
+            SNAPSHOT_POSITION: position_text(self.position),
+            SNAPSHOT_REACH: str(self.reach_lsn),
+            COMPARABLE: "yes" if self.comparable else "no",
+        }
+        return {**fields, CHECKSUM: checksum(*fields.values())}
+
+    @classmethod
+    def parse(cls, headers: Mapping[str, str]) -> Self:
+        """As ``StreamHead.parse``."""
+        with _whole_headers(headers, (TERM, SNAPSHOT_POSITION, SNAPSHOT_REACH, COMPARABLE)):
+            return cls(
+                number(TERM, headers[TERM]),
+                parse_position(SNAPSHOT_POSITION, headers[SNAPSHOT_POSITION]),
+                number(SNAPSHOT_REACH, headers[SNAPSHOT_REACH]),
+                headers[COMPARABLE] == "yes",
+            )
+
+
+@contextmanager
+def _whole_headers(headers: Mapping[str, str], known: tuple[str, ...]) -> Iterator[None]:
+    """Whatever is wrong with these headers is a ``ProtocolError``."""
+    try:
+        values = [headers[name] for name in known if name in headers]
+        if max(map(len, values), default=0) > MAX_HEADER_CHARS:
+            raise ProtocolError(reason="a header is too long")
+        if headers[CHECKSUM] != checksum(*values):
+            raise ProtocolError(reason="its headers were changed on their way")
+        yield
+    except KeyError as error:
+        raise ProtocolError(reason=f"the header {error.args[0]} is missing") from None
+    except Refused as error:
+        raise ProtocolError(reason=str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -23,22 +23,17 @@ from starlette.types import Receive, Scope, Send
 
 from walspool.errors import UnknownReplica
 from walspool.net.auth import EVERYTHING, Grant, TokenAuth, refuse_foreign
-from walspool.net.messages import Ack, Registration, WalRequest, replica_id
+from walspool.net.messages import Ack, Registration, SnapshotHead, WalRequest, replica_id
 from walspool.net.protocol import (
     CHECKSUM,
-    COMPARABLE,
     MAX_JSON_BYTES,
     MAX_RESPONSE_S,
     PROBLEM_TYPE,
     SESSION,
-    SNAPSHOT_POSITION,
-    SNAPSHOT_REACH,
-    TERM,
     Problem,
     Refused,
     checksum,
     number,
-    position_text,
 )
 from walspool.net.records import MAX_RECORDS_BYTES, append, parse_ack, read
 from walspool.net.serving import Wait
@@ -193,23 +188,29 @@ class ReplicationApp(Starlette):
         else:  # whoever only reads must not be able to fence
             grant.require("read" if wanted.term is None else "admin")
         pull = await asyncio.to_thread(self._source.pull, wanted, _session(request), time.monotonic())
+        gone = asyncio.ensure_future(_gone(request.receive))
+
+        def close() -> None:
+            gone.cancel()
+            pull.close(time.monotonic())
+
         try:
-            first = await self._next(pull)
+            first = await self._next(pull, gone)
             head = await asyncio.to_thread(pull.head)
         except BaseException:
-            pull.close(time.monotonic())
+            close()
             raise
-        return _Stream(self._frames(pull, first), head.headers(), lambda: pull.close(time.monotonic()))
+        return _Stream(self._frames(pull, first, gone), head.headers(), close)
 
-    async def _frames(self, pull: Pull, first: bytes | None) -> AsyncIterator[bytes]:
+    async def _frames(self, pull: Pull, first: bytes | None, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
         data = first
         while data is not None:
             yield data
-            data = await self._next(pull)
+            data = await self._next(pull, gone)
 
-    async def _next(self, pull: Pull) -> bytes | None:
-        """The next frames, once there are some; ``None`` at the end of the response."""
-        while not self._ending:
+    async def _next(self, pull: Pull, gone: asyncio.Future[None]) -> bytes | None:
+        """The next frames, once there are some; ``None`` at the end of the response, and once the client is gone."""
+        while not self._ending and not gone.done():
             step = await asyncio.to_thread(pull.step, time.monotonic())
             if not isinstance(step, Wait):
                 return None if step is None else bytes(step)
@@ -218,7 +219,8 @@ class ReplicationApp(Starlette):
             wait = asyncio.ensure_future(self._source.more_after(pull.since_lsn))
             self._waits.add(wait)
             try:
-                await asyncio.wait({wait}, timeout=min(step.seconds, MAX_RESPONSE_S))
+                timeout = min(step.seconds, MAX_RESPONSE_S)
+                await asyncio.wait({wait, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._waits.discard(wait)
                 wait.cancel()
@@ -230,20 +232,15 @@ class ReplicationApp(Starlette):
         wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
         grant.require("admin" if wanted.replica_id is None else f"replica:{wanted.replica_id}")
         found = await asyncio.to_thread(self._source.load, wanted, _session(request), time.monotonic())
-        fields = {
-            TERM: str(found.term),
-            SNAPSHOT_POSITION: position_text(found.position),
-            SNAPSHOT_REACH: str(found.reach_lsn),
-            COMPARABLE: "yes" if found.comparable else "no",
-        }
-        headers = {**fields, CHECKSUM: checksum(*fields.values())}
-        return _Stream(self._snapshot(iter(found.chunks)), headers, lambda: None)
+        head = SnapshotHead(found.term, found.position, found.reach_lsn, found.comparable)
+        gone = asyncio.ensure_future(_gone(request.receive))
+        return _Stream(self._snapshot(iter(found.chunks), gone), head.headers(), gone.cancel)
 
-    async def _snapshot(self, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-        while not self._ending and (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+    async def _snapshot(self, chunks: Iterator[bytes], gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            if self._ending or gone.done():
+                raise _CutOff
             yield chunk
-        if self._ending:
-            raise _CutOff
 
 
 class _CutOff(Exception):
@@ -253,7 +250,7 @@ class _CutOff(Exception):
 class _Stream:
     """A response whose receiver is dropped when it takes nothing, and whose end is seen for what it is."""
 
-    def __init__(self, parts: AsyncIterator[bytes], headers: dict[str, str], close: Callable[[], None]) -> None:
+    def __init__(self, parts: AsyncIterator[bytes], headers: dict[str, str], close: Callable[[], object]) -> None:
         self._parts = parts
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._close = close
@@ -286,6 +283,12 @@ async def _body(request: Request, maximum: int = MAX_JSON_BYTES, seconds: float 
     except TimeoutError:
         raise Refused(408, "too-slow", f"the body did not come within {seconds:.0f} s") from None
     return bytes(found)
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns once the client is gone; a server goes on taking what nobody gets."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _session(request: Request) -> int | None:

@@ -37,7 +37,7 @@ __all__ = [
     "Stream",
     "Wait",
     "decide_ack",
-    "decide_load",
+    "decide_term",
     "decide_wal",
     "diverged",
     "is_comparable",
@@ -112,9 +112,12 @@ def diverged(theirs: Position | None, facts: LogFacts) -> Problem | None:
     return _diverged(theirs, facts) if parted else None
 
 
-def _newer(term: int, facts: LogFacts) -> Problem:
-    detail = f"this primary's term is {facts.term} and a primary of term {term} exists: this one has been replaced"
-    return Problem(409, "newer-term", detail, {"term": facts.term, "newer": term})
+def decide_term(term: int | None, ours: int) -> Problem | None:
+    """Why whoever has met ``term`` is not served, whatever it asks: ours is older, so that we were replaced."""
+    if term is None or term <= ours:
+        return None
+    detail = f"this primary's term is {ours} and a primary of term {term} exists: this one has been replaced"
+    return Problem(409, "newer-term", detail, {"term": ours, "newer": term})
 
 
 def _diverged(theirs: Position, facts: LogFacts) -> Problem:
@@ -128,8 +131,6 @@ def _diverged(theirs: Position, facts: LogFacts) -> Problem:
 
 def decide_wal(request: WalRequest, slot: SlotFacts | None, facts: LogFacts) -> Serve | Problem:
     """Whether and from where a request is served. ``facts.asked`` is looked up for the LSN that it starts behind."""
-    if request.term is not None and request.term > facts.term:
-        return _newer(request.term, facts)
     since = start_of(request, slot)
     theirs = request.position
     loaded = slot is not None and slot.loading and theirs is not None
@@ -143,13 +144,6 @@ def decide_wal(request: WalRequest, slot: SlotFacts | None, facts: LogFacts) -> 
     if facts.asked is None:
         return rebootstrap("wal-removed", facts)
     return Serve(facts.asked, reset=loaded)
-
-
-def decide_load(request: WalRequest, facts: LogFacts) -> Problem | None:
-    """Why a replica gets no snapshot: it may have been told to start again by another primary than this one."""
-    if request.term is not None and request.term > facts.term:
-        return _newer(request.term, facts)
-    return diverged(request.position, facts)
 
 
 def start_of(request: WalRequest, slot: SlotFacts | None) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +20,16 @@ from walspool.spool.log import LogicalWalSpool
 
 __all__ = ["Sink"]
 
+log = logging.getLogger("walspool")
+
 StrPath = str | os.PathLike[str]
 
 
 class Sink:
     """One follower's log and what it decides. For one thread at a time; the log itself is readable from any.
+
+    ``lock`` is held while something is decided, and never while frames are written: another thread that acknowledges,
+    or applies, holds it when it asks or tells ``following``.
 
     ``options``: as for ``walspool.open``. A log that is found corrupt is left as it is until a snapshot is loaded.
     ``OSError``, ``SpoolLocked``.
@@ -43,18 +50,30 @@ class Sink:
         self._files = SpoolFiles(LogicalWalSpool.path_for(data_path))
         self._rest = b""
         self._head: StreamHead | None = None
+        self.lock = threading.RLock()
         loading, reach_lsn, given_up = self._marker()
-        #: The log; ``None`` while it is corrupt and no snapshot is loaded yet.
-        self.spool: LogicalWalSpool | None = None
-        try:
-            self.spool = LogicalWalSpool.open(data_path, recovery="strict", **options)
-        except SpoolCorrupt as error:
-            loading, corrupt = True, error
+        self._load_begun = loading
         self.following = Following(replica_id, instance, region=region, loading=loading, random=random)
         self.following.reach_lsn, self.following.given_up = reach_lsn, given_up
-        if self.spool is None:
-            self.following.error = corrupt
+        #: The log; ``None`` while it is corrupt and no snapshot is loaded yet.
+        self.spool: LogicalWalSpool | None = None
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self.spool = LogicalWalSpool.open(self._data_path, recovery="strict", **self._options)
+        except SpoolCorrupt as error:
+            log.error("the replica's log can't be used, and it starts again from a snapshot: %s", error)
+            self.following.lost(error)
             self.begin_load()  # a power loss may take the mark, and then the next start could find nothing wrong
+
+    def reopen(self) -> None:
+        """Open the log anew, which a sync that failed has made necessary. ``OSError``."""
+        with self.lock:
+            self.end()
+            self.close()
+            self.spool = None
+            self._open()
 
     def _marker(self) -> tuple[bool, int, Position | None]:
         """Whether a bootstrap is under way, which LSN is to be reached behind one, and what was given up for it."""
@@ -76,20 +95,26 @@ class Sink:
         term = max(self.spool.current_term, self.spool.fenced_term)
         return OwnLog(self.spool.position() or ORIGIN, term)
 
+    @property
+    def applicable(self) -> LogicalWalSpool | None:
+        """The log, where its records go with the application's data: ``None`` from the begin of a load to its end."""
+        return None if self._load_begun else self.spool
+
     # -- pulling -------------------------------------------------------------------------------------------------------
 
     def begin(self, head: StreamHead, now_s: float) -> bool:
         """A response has begun: whether to go on with it. ``OSError``: its term could not be noted."""
         own = self.own
         self._rest, self._head = b"", None
-        if self.spool is None or not self.following.head(head, own, now_s):
-            return False
-        if self.spool.fenced_term < head.term:  # before its first frame: this log has no records of its own any more
-            self.spool.fence(head.term)
+        with self.lock:
+            if self.spool is None or not self.following.head(head, own, now_s):
+                return False
+            if self.spool.fenced_term < head.term:  # before its first frame: this log has no records of its own
+                self.spool.fence(head.term)
         self._head = head
         return True
 
-    def take(self, data: bytes, now_s: float) -> bool:
+    def take(self, data: bytes | memoryview, now_s: float) -> bool:
         """Append what came: whole frames, the rest waits for more. False: it does not fit, end the response.
 
         ``OSError``, ``SpoolPoisoned``.
@@ -102,15 +127,17 @@ class Sink:
         except ValueError as error:  # a bad frame, or one that does not follow: nothing of this was appended
             if not isinstance(error, SpoolError):
                 raise
-            self.following.failed(ProtocolError(reason=str(error)), now_s)
+            with self.lock:
+                self.following.failed(ProtocolError(reason=str(error)), now_s)
             self._head = None
             return False
-        self._rest = held[done.consumed :]
+        self._rest = bytes(held[done.consumed :])
         if done.records:
             last = self.own.last
-            self.following.durable(last)
-            if 0 < self.following.reach_lsn <= last.lsn:
-                self._unmark()
+            with self.lock:
+                self.following.durable(last)
+                if 0 < self.following.reach_lsn <= last.lsn:
+                    self._unmark()
         return True
 
     def end(self) -> None:
@@ -122,6 +149,7 @@ class Sink:
     def begin_load(self) -> None:
         """Before a snapshot is loaded: from here on a crash leads to loading again. ``OSError``."""
         given_up = self.following.given_up
+        self._load_begun = True
         self._mark("loading" if given_up is None else f"loading {position_text(given_up)}")
 
     def load(self, term: int, comparable: bool, now_s: float) -> bool:
@@ -146,6 +174,7 @@ class Sink:
             self._mark(f"reach {reach_lsn}")
         else:
             self._unmark()
+        self._load_begun = False
         self.following.loaded()
 
     def _mark(self, words: str) -> None:

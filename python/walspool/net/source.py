@@ -18,8 +18,9 @@ from walspool.net.serving import (
     Stream,
     Wait,
     decide_ack,
-    decide_load,
+    decide_term,
     decide_wal,
+    diverged,
     is_comparable,
     rebootstrap,
     start_of,
@@ -96,8 +97,7 @@ class Source:
 
     def pull(self, request: WalRequest, session: int | None, now_s: float) -> Pull:
         """Begin a response. ``Refused`` with the problem to answer instead."""
-        if request.term is not None and request.term > self._primary.term:
-            self._primary.fence(request.term)
+        self._meet(request.term)
         name = request.replica_id
         if name is not None:
             self._check(name, session, now_s)
@@ -138,11 +138,11 @@ class Source:
         replica_id = request.replica_id
         if replica_id is None:
             raise Refused(400, "bad-request", "a snapshot needs a replica_id: its slot pins the log meanwhile")
-        if request.term is not None and request.term > self._primary.term:
-            self._primary.fence(request.term)
+        self._meet(request.term)
         self._check(replica_id, session, now_s)
         facts = self._facts(start_of(request, None))
-        problem = decide_load(request, facts)
+        # it may have been told to start again by another primary than this one
+        problem = diverged(request.position, facts)
         if problem is not None:
             raise _refusal(problem)
         gone = self._gone_through()
@@ -206,6 +206,13 @@ class Source:
     def current_lsn(self) -> int:
         """The end of what may be sent."""
         return self._spool.current_lsn
+
+    def _meet(self, term: int | None) -> None:
+        """A newer term fences this primary, whoever presents it, and is answered with that before anything else."""
+        problem = decide_term(term, self._primary.term)
+        if problem is not None and term is not None:
+            self._primary.fence(term)
+            raise _refusal(problem)
 
     # -- looking up ----------------------------------------------------------------------------------------------------
 

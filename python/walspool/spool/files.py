@@ -26,6 +26,7 @@ __all__ = [
     "pwrite_all",
     "refuse_odd_file",
     "rename",
+    "replace",
     "slots_path",
     "spool_path",
     "sync_directory",
@@ -96,6 +97,8 @@ class SpoolFiles:
         self.directory = active.parent
         self.lock = self._with(".lock")
         self.loading = self._with(".loading")
+        self.applied = self._with(".applied")
+        self.follower = self._with(".follower")
         self.state = self._with(".state")
         self.state_spare = self._with(".state.spare")
         self.mark = self._with(".mark")
@@ -242,6 +245,20 @@ def rename(source: Path, target: Path) -> None:
     """Rename, and make the new name durable."""
     os.rename(source, target)
     sync_directory(target.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Replace a file's content atomically and durably, creating it where there is none."""
+    temporary = path.with_name(path.name + ".tmp")
+    fd = create(temporary, exclusive=False)
+    try:
+        with names_path(temporary):
+            os.ftruncate(fd, 0)
+        pwrite_all(fd, data, 0, temporary)
+        sync_file(fd, temporary)
+    finally:
+        os.close(fd)
+    rename(temporary, path)
 
 
 def unlink(path: Path) -> bool:

@@ -1,0 +1,202 @@
+"""Handing each record of a replica's log to its application: in order, at least once, over a durable position.
+
+| state | event | next |
+|---|---|---|
+| at N | a record behind N is durable here | ``apply`` is called with it |
+| at N | ``apply`` returned for the record M | at M, which is written down before the next |
+| at N | ``apply`` raised | counted, then tried again with the same record, later each time up to 5 s |
+| at N | a snapshot that stands for S is loaded | at S; no ``apply`` runs meanwhile |
+
+The position is written behind each ``apply`` and synced now and then: a killed process finds it exact, after a power
+loss it may lag. It never leads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from walspool.core import Entry
+from walspool.errors import SpoolClosed
+from walspool.net.backoff import pause_s
+from walspool.spool import files as fs
+from walspool.spool.interrupt import SIGNALS_S
+from walspool.spool.log import LogicalWalSpool
+
+__all__ = ["AppliedFile", "Apply", "Applying"]
+
+log = logging.getLogger("walspool")
+
+Apply = Callable[[Entry], object]
+
+#: Of the two places that are written in turn, so that one of them is whole at any instant.
+_SLOT_BYTES: Final = 4096
+_LINE_BYTES: Final = 64
+_NEVER: Final[tuple[int, int | None]] = (0, None)
+_SYNC_S: Final = 1.0
+#: How often what was applied is told while more is at hand.
+_TELL_S: Final = 0.05
+_MAX_COUNT: Final = 1_000
+_MAX_BYTES: Final = 1 << 20
+
+
+class AppliedFile:
+    """The LSN through which ``apply`` has returned. ``lsn`` is ``None`` where nothing was ever written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        fs.refuse_odd_file(path)
+        is_new = not path.exists()
+        self._fd = fs.create(path, exclusive=False)
+        try:
+            if is_new:
+                fs.sync_directory(path.parent)
+            held = [self._parse(fs.pread_exactly(self._fd, _LINE_BYTES, at, path)) for at in (0, _SLOT_BYTES)]
+        except BaseException:
+            self.close()
+            raise
+        # the one that was written last; a bootstrap may have set it back, so the LSN does not tell which
+        self._count, self.lsn = max((each for each in held if each is not None), default=_NEVER)
+        self._synced_s = time.monotonic()
+
+    @staticmethod
+    def _parse(text: bytes) -> tuple[int, int] | None:
+        words = text.split()
+        if len(words) != 3 or not (words[0].isdigit() and words[1].isdigit()) or words[2] != _check(words[0], words[1]):
+            return None
+        return int(words[0]), int(words[1])
+
+    def write(self, lsn: int, *, durable: bool = False) -> None:
+        """Write it down; a crash of the process loses nothing of it, one of the machine may lose the last second."""
+        self._count += 1
+        count, text = b"%d" % self._count, b"%d" % lsn
+        line = b" ".join((count, text, _check(count, text))) + b"\n"
+        fs.pwrite_all(self._fd, line.ljust(_LINE_BYTES), self._count % 2 * _SLOT_BYTES, self._path)
+        self.lsn = lsn
+        if durable or time.monotonic() - self._synced_s >= _SYNC_S:
+            self.sync()
+
+    def sync(self) -> None:
+        """Put it on stable storage."""
+        fs.sync_file(self._fd, self._path)
+        self._synced_s = time.monotonic()
+
+    def close(self) -> None:
+        """Let go of the file. May be called twice."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _check(*words: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(b" ".join(words))
+
+
+class Applying:
+    """One thread that applies. ``spool``: gives the log, ``None`` while there is none; ``tell``: what is applied now.
+
+    ``OSError``: the position can't be read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        apply: Apply,
+        spool: Callable[[], LogicalWalSpool | None],
+        tell: Callable[[int], None],
+        random: Callable[[], float],
+    ) -> None:
+        self._apply = apply
+        self._spool = spool
+        self._tell = tell
+        self._random = random
+        self._file = AppliedFile(path)
+        self._ending = threading.Event()
+        # held while apply runs, and while a snapshot is loaded
+        self._gate = threading.Lock()
+        self._loads = 0
+        #: How often ``apply`` raised.
+        self.errors = 0
+        #: What it raised last, ``None`` once it has returned since.
+        self.error: str | None = None
+
+    @property
+    def lsn(self) -> int:
+        """``apply`` has returned for everything through here."""
+        return self._file.lsn or 0
+
+    def run(self) -> None:
+        """Apply until ``end``."""
+        failures = 0
+        while not self._ending.is_set():
+            try:
+                worked = self._round()
+                failures = 0 if worked else failures
+            except SpoolClosed:  # a bootstrap is about to open another
+                self._ending.wait(SIGNALS_S)
+            except Exception as error:
+                self.errors += 1
+                self.error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                log.warning("apply failed behind LSN %d, and is tried again: %s", self.lsn, ascii(self.error))
+                self._tell(self.lsn)
+                self._ending.wait(pause_s(failures, self._random()))
+                failures += 1
+
+    def _round(self) -> bool:
+        """Apply what there is; whether there was something."""
+        spool = self._spool()
+        if spool is None:
+            self._ending.wait(SIGNALS_S)
+            return False
+        loads, at = self._loads, self._file.lsn
+        if at is None:  # nothing was ever applied: what lies below the log is in what it was started with
+            at = spool.pruned_through
+        entries = spool.some_after(at, _MAX_COUNT, _MAX_BYTES)
+        if not entries:
+            spool.wait_for_lsn_after(max(at, spool.durable_lsn), SIGNALS_S)
+            return False
+        self._all(entries, loads)
+        return True
+
+    def _all(self, entries: list[Entry], loads: int) -> None:
+        told_s = time.monotonic()
+        for entry in entries:
+            with self._gate:
+                if self._ending.is_set() or self._loads != loads:  # these records are of the log before a snapshot
+                    return
+                self._apply(entry)
+                self._file.write(entry.lsn)
+            self.error = None
+            if time.monotonic() - told_s >= _TELL_S:
+                self._tell(entry.lsn)
+                told_s = time.monotonic()
+        self._tell(entries[-1].lsn)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While this lasts nothing is applied."""
+        with self._gate:
+            yield
+
+    def begin_at(self, lsn: int) -> None:
+        """Go on behind a snapshot, durably. Within ``paused``."""
+        self._loads += 1
+        self._file.write(lsn, durable=True)
+
+    def end(self) -> None:
+        """Begin with no further record; the one under way is finished."""
+        self._ending.set()
+
+    def close(self) -> None:
+        """Write down how far it came. Behind the end of ``run``."""
+        try:
+            self._file.sync()
+        finally:
+            self._file.close()
