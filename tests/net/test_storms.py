@@ -87,7 +87,7 @@ def holds(log: walspool.LogicalWalSpool, acknowledged: dict[int, bytes]) -> None
 @pytest.mark.parametrize("seed", range(STORMS))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_storm(tmp_path: Path, kind: str, seed: int) -> None:
-    site = Site(tmp_path / "p" / "app.db", SMALL, snapshot=lambda: snapshot_of(site))
+    site: Site = Site(tmp_path / "p" / "app.db", SMALL, snapshot=lambda: snapshot_of(site))
     site.write(10)
     proxies = [Proxy(site.port, seed * 2 + number) for number in range(2)]
     followers = [
@@ -120,5 +120,5 @@ def test_a_storm(tmp_path: Path, kind: str, seed: int) -> None:
             same(other, promoted)
     happened = proxies[0].counts + proxies[1].counts
     faults = KINDS[kind]
-    for each, often in (("cut", faults.cut), ("double", faults.double), ("flip", faults.flip)):
-        assert happened[each] or not often  # a storm in which nothing happens would prove nothing
+    for name, often in (("cut", faults.cut), ("double", faults.double), ("flip", faults.flip)):
+        assert happened[name] or not often  # a storm in which nothing happens would prove nothing
