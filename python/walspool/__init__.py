@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from walspool.replication.config import QuorumConfig, ReplicationConfig
     from walspool.replication.primary import PrimaryReplication
     from walspool.replication.quorum import FlowControl, Granted, QuorumCoordinator, Throttled
-    from walspool.replication.registry import ReplicaState, ReplicationProgress
+    from walspool.replication.registry import ReplicaLag, ReplicaState, ReplicationProgress
     from walspool.replication.resume import FullRebootstrap, PartialResync, ResumePlan
     from walspool.replication.retention import RetentionReport, SlotRetention
     from walspool.replication.slot import ReplicationSlot, SlotInvalidationCause, WalStatus
@@ -119,6 +119,7 @@ __all__ = [
     "Regions",
     "RepairReport",
     "ReplicaIdInvalid",
+    "ReplicaLag",
     "ReplicaState",
     "ReplicationConfig",
     "ReplicationProgress",

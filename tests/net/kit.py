@@ -14,11 +14,11 @@ from typing import Any
 
 import uvicorn
 
-from walspool import PrimaryReplication
-from walspool.net import create_app
+from walspool import PrimaryReplication, ReplicationConfig
+from walspool.net import create_app, running
 from walspool.net.auth import TokenAuth
 from walspool.net.protocol import CHECKSUM, Problem, checksum
-from walspool.net.running import Limits, Server, config
+from walspool.net.running import Limits, Server
 
 __all__ = ["ADMIN", "APPEND", "ONE", "PATIENCE_S", "READ", "SCOPES", "TWO", "Served", "serving"]
 
@@ -44,14 +44,19 @@ class Served:
     """A primary with ten records, served on loopback."""
 
     def __init__(
-        self, folder: Path, auth: TokenAuth | None = None, limits: Limits | None = None, **options: Any
+        self,
+        folder: Path,
+        auth: TokenAuth | None = None,
+        limits: Limits | None = None,
+        config: ReplicationConfig | None = None,
+        **options: Any,
     ) -> None:
         self.folder = folder
-        self.primary = PrimaryReplication(folder / "p" / "app.db")
+        self.primary = PrimaryReplication(folder / "p" / "app.db", config)
         for lsn in range(1, 11):
             self.primary.commit(b"record %d" % lsn)
         self.app = create_app(self.primary, auth=auth, **options)
-        self.server = _Server(config(self.app, limits=limits))
+        self.server = _Server(running.config(self.app, limits=limits))
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))

@@ -180,7 +180,7 @@ def test_a_second_live_instance_is_refused() -> None:
     assert refused(sessions.register(Registration("a"), 0.0)) == (409, "second-instance")
     assert sessions.check("a", session, 5.0) is None  # which is heard of again
     assert refused(sessions.register(other, LIVE_S + 4.99)) == (409, "second-instance")
-    sessions.opened("a")
+    sessions.opened("a", True)
     assert refused(sessions.register(other, 10_000.0)) == (409, "second-instance")
     sessions.closed("a", session, 10_000.0)
     assert refused(sessions.register(other, 10_000.0 + LIVE_S - 0.01)) == (409, "second-instance")
@@ -190,9 +190,9 @@ def test_a_second_live_instance_is_refused() -> None:
 def test_a_stream_of_an_old_session_holds_nobody_up() -> None:
     sessions = Sessions(1)
     old = sessions.register(Registration("a", instance="one"), 0.0)
-    sessions.opened("a")
+    sessions.opened("a", True)
     new = sessions.register(Registration("a", instance="one"), 0.0)
-    sessions.opened("a")
+    sessions.opened("a", True)
     assert isinstance(old, int)
     assert isinstance(new, int)
     sessions.closed("a", old, 1.0)

@@ -124,10 +124,13 @@ DIRECTION: list[tuple[str, str]] = [
     ),
     ("net.sink", "errors records net.following net.messages net.protocol spool.files spool.log"),
     ("net.state", "replication.primary"),
+    ("metrics", " net.serving"),
+    ("net.page", "net.protocol"),
     ("net.records", "errors net.messages net.protocol replication.commit replication.primary"),
     (
         "net.server",
-        "errors net.records net.state net.auth net.messages net.protocol net.serving net.source replication.primary",
+        "errors metrics net.records net.page net.state net.auth net.messages net.protocol net.serving net.source "
+        "replication.primary",
     ),
     ("net.running", "net.protocol net.server"),
     ("net.identity", "errors records spool.files spool.log"),
@@ -142,13 +145,14 @@ DIRECTION: list[tuple[str, str]] = [
         "errors net.connection net.identity net.messages net.presenting net.protocol replication.primary "
         "spool.interrupt",
     ),
+    ("net.promotion", "errors net.applying net.identity net.sink spool.files spool.log"),
     (
         "net.follower",
-        "errors records net.applying net.connection net.following net.identity net.presenter net.protocol net.pulling "
-        "net.sink replication.config replication.primary spool.files spool.interrupt spool.log",
+        "errors records net.applying net.connection net.following net.identity net.presenter net.promotion "
+        "net.protocol net.pulling net.sink replication.config replication.primary spool.files spool.interrupt spool.log",
     ),
-    ("net", "net.auth net.follower net.presenter net.server"),
-    ("cli", " core"),
+    ("net", "net.auth net.follower net.presenter net.promotion net.server"),
+    ("cli", " core net net.running"),
 ]
 #: What lies in one of these is judged by its folder's line, except among itself.
 FOLDERS = ("cli",)
@@ -160,6 +164,7 @@ THIRD_PARTY = {
     "pyarrow": "core.pure",
     "starlette": "net.server",
     "uvicorn": "net.running",
+    "prometheus_client": "metrics",
 }
 
 

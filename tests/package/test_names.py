@@ -42,6 +42,7 @@ SURFACE = {
     "RecoveryReport",
     "Regions",
     "RepairReport",
+    "ReplicaLag",
     "ReplicaState",
     "ReplicationConfig",
     "ReplicationProgress",

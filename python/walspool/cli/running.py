@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import typer
 
 import walspool
-from walspool.cli import inspect_verbs, output, slots_verbs, write_verbs
+from walspool.cli import follow_verb, inspect_verbs, output, serve_verbs, slots_verbs, write_verbs
 from walspool.cli.app import app
 from walspool.cli.bench import verb as bench_verb
 from walspool.cli.demo import verb as demo_verb
@@ -21,7 +21,15 @@ __all__ = ["DAMAGE", "DONE", "FAILED", "INTERRUPTED", "USAGE", "end", "run"]
 DONE, DAMAGE, USAGE, FAILED = 0, 1, 2, 3
 INTERRUPTED, NO_READER = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
 
-VERBS = (inspect_verbs, write_verbs, slots_verbs, bench_verb, demo_verb)  # importing them registered their verbs
+VERBS = (
+    inspect_verbs,
+    write_verbs,
+    slots_verbs,
+    bench_verb,
+    demo_verb,
+    serve_verbs,
+    follow_verb,
+)  # importing them registered their verbs
 
 
 def run(arguments: Sequence[str]) -> int:

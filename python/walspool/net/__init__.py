@@ -8,19 +8,34 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from walspool.net.auth import TokenAuth
+    from walspool.net.auth import TokenAuth, is_loopback, read_token
     from walspool.net.follower import Follower, FollowerStatus
     from walspool.net.presenter import present_term
+    from walspool.net.promotion import Promotion, promote
     from walspool.net.server import create_app
 
-__all__ = ["Follower", "FollowerStatus", "TokenAuth", "create_app", "present_term"]
+__all__ = [
+    "Follower",
+    "FollowerStatus",
+    "Promotion",
+    "TokenAuth",
+    "create_app",
+    "is_loopback",
+    "present_term",
+    "promote",
+    "read_token",
+]
 
 _HOMES: Final = {
     "Follower": "follower",
     "FollowerStatus": "follower",
+    "Promotion": "promotion",
     "TokenAuth": "auth",
     "create_app": "server",
+    "is_loopback": "auth",
     "present_term": "presenter",
+    "promote": "promotion",
+    "read_token": "auth",
 }
 
 

@@ -66,6 +66,15 @@ class AppliedFile:
         self._count, self.lsn = max((each for each in held if each is not None), default=_NEVER)
         self._synced_s = time.monotonic()
 
+    @classmethod
+    def read(cls, path: Path) -> int | None:
+        """The LSN in a file; ``None`` where there is no file. ``OSError``."""
+        if not path.exists():
+            return None
+        found = cls(path)
+        found.close()
+        return found.lsn
+
     @staticmethod
     def _parse(text: bytes) -> tuple[int, int] | None:
         words = text.split()

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from walspool.net.protocol import Refused
 from walspool.records import check_replica_id
 
-__all__ = ["Grant", "TokenAuth", "check_token", "is_loopback", "refuse_foreign"]
+__all__ = ["Grant", "TokenAuth", "check_token", "is_loopback", "read_token", "refuse_foreign"]
 
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{16,256}", re.ASCII)
 _BEARER: Final = re.compile(r"bearer +([\x21-\x7e]{1,256})", re.ASCII | re.IGNORECASE)
@@ -42,6 +43,8 @@ class Grant:
 
 #: Without tokens, on loopback, everybody may do everything.
 EVERYTHING: Final = Grant(frozenset({"admin"}))
+#: What needs no token tells nothing.
+NOTHING: Final = Grant(frozenset())
 
 
 class TokenAuth:
@@ -63,10 +66,7 @@ class TokenAuth:
 
         ``ValueError`` names the line and never shows a token. ``OSError``.
         """
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
-        if len(data) > _MAX_FILE_BYTES:
-            raise ValueError(f"the token file {os.fspath(path)} is above {_MAX_FILE_BYTES} bytes")
+        data = _read_secret(path)
         found: list[tuple[str, list[str]]] = []
         for at, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
             words = line.partition("#")[0].split()
@@ -101,6 +101,26 @@ class TokenAuth:
 
     def __repr__(self) -> str:
         return f"<TokenAuth {len(self._grants)} tokens>"
+
+
+def read_token(path: str | os.PathLike[str]) -> str:
+    """The one token of a file, for whoever asks with it. ``ValueError`` never shows it; ``OSError``."""
+    try:
+        return check_token(_read_secret(path).decode("ascii", "replace").strip())
+    except ValueError as error:
+        raise ValueError(f"the token file {os.fspath(path)}: {error}") from None
+
+
+def _read_secret(path: str | os.PathLike[str]) -> bytes:
+    """A file that nobody but its owner and its group may read."""
+    with Path(path).open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & 0o007:
+            raise ValueError(f"everybody may use the token file {os.fspath(path)} (mode {mode:04o}): chmod 600 it")
+        data = file.read(_MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        raise ValueError(f"the token file {os.fspath(path)} is above {_MAX_FILE_BYTES} bytes")
+    return data
 
 
 def check_token(token: str) -> str:

@@ -20,6 +20,7 @@ from walspool.net.connection import Address, Connection
 from walspool.net.following import State
 from walspool.net.identity import Identity, Upstream
 from walspool.net.presenter import present_term
+from walspool.net.promotion import promote_log
 from walspool.net.protocol import MAX_WAIT_MS
 from walspool.net.pulling import LoadSnapshot, Pulling
 from walspool.net.sink import Sink
@@ -279,13 +280,13 @@ class Follower:
             if not was_running:
                 self._open()
             assert self._sink is not None
-            self._refuse_unfit(self._sink)
+            with self._sink.lock:
+                self._sink.check_promotable()
             self._end_threads(but_apply=True)
             try:
                 self._drain(timeout)
                 self._end_threads()
-                Identity.load(self._data_path).with_untold(self._upstream).save(self._data_path)
-                self._sink.promote()
+                promote_log(self._sink, self._data_path)
             except BaseException:
                 self._end_threads()
                 self._close()
@@ -300,12 +301,6 @@ class Follower:
                 primary, self._data_path, token=self._token, ssl_context=self._context, insecure=self._insecure
             )
             return primary
-
-    def _refuse_unfit(self, sink: Sink) -> None:
-        with sink.lock:
-            if sink.spool is None:
-                raise ProtocolError("a replica without a readable log can't be promoted")
-            sink.following.check_promotable(sink.own)
 
     def _drain(self, timeout: float) -> None:
         applying, last = self._applying, self.spool.position()

@@ -22,8 +22,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from walspool.errors import UnknownReplica
-from walspool.net.auth import EVERYTHING, Grant, TokenAuth, refuse_foreign
+from walspool.metrics import CONTENT_TYPE, Collector, page
+from walspool.net.auth import EVERYTHING, NOTHING, Grant, TokenAuth, refuse_foreign
 from walspool.net.messages import Ack, Registration, SnapshotHead, WalRequest, replica_id
+from walspool.net.page import FILES, HEADERS, content
 from walspool.net.protocol import (
     CHECKSUM,
     MAX_JSON_BYTES,
@@ -34,9 +36,10 @@ from walspool.net.protocol import (
     Refused,
     checksum,
     number,
+    parse_query,
 )
 from walspool.net.records import MAX_RECORDS_BYTES, append, parse_ack, read
-from walspool.net.serving import Wait
+from walspool.net.serving import Counters, Wait
 from walspool.net.source import Pull, SnapshotProvider, Source
 from walspool.net.state import retention_of, slots_of, status_of
 from walspool.replication.primary import PrimaryReplication
@@ -48,6 +51,9 @@ log = logging.getLogger("walspool")
 #: A client that takes nothing, or gives nothing, for so long is dropped.
 STALL_S: Final = 30.0
 BODY_S: Final = 10.0
+
+#: A browser takes no answer for something else, and keeps none.
+_PLAIN: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 _Handler = Callable[[Request, Grant], Awaitable[Any]]
 
@@ -72,6 +78,7 @@ class ReplicationApp(Starlette):
         self._source = Source(primary, first_session=secrets.randbits(62), snapshot=snapshot)
         self._primary = primary
         self._auth = auth
+        self._page = page(Collector(primary, self.counters))
         self._ending = False
         self._waits: set[asyncio.Task[Any]] = set()
         routes = [
@@ -89,8 +96,15 @@ class ReplicationApp(Starlette):
             Route("/primary", self._answer(self._is_primary), methods=["GET"]),
             Route("/replica", self._answer(self._is_replica), methods=["GET"]),
             Route("/healthz", self._answer(self._alive), methods=["GET"]),
+            Route("/metrics", self._answer(self._metrics), methods=["GET"]),
+            *(Route(each, self._answer(_file, tokens=False), methods=["GET"]) for each in FILES),
         ]
         super().__init__(routes=routes, exception_handlers={HTTPException: _no_such_route})
+        self.router.redirect_slashes = False
+
+    def counters(self) -> Counters:
+        """What replicas did since the start, for ``walspool.metrics.Collector``."""
+        return self._source.counters()
 
     def end_streams(self) -> None:
         """End open responses at once, and refuse new ones. For the event loop's own thread."""
@@ -100,12 +114,14 @@ class ReplicationApp(Starlette):
 
     # -- every request -------------------------------------------------------------------------------------------------
 
-    def _answer(self, handler: _Handler) -> Callable[[Request], Awaitable[Any]]:
+    def _answer(self, handler: _Handler, tokens: bool = True) -> Callable[[Request], Awaitable[Any]]:
+        """An endpoint; ``tokens``: whether it asks for one where there are any."""
+
         async def endpoint(request: Request) -> Any:
             try:
                 if self._ending:
                     raise Refused(503, "ending", "this server is shutting down")
-                return await handler(request, self._grant(request))
+                return await handler(request, self._grant(request, tokens))
             except Refused as error:
                 return _problem(error.problem)
             except ClientDisconnect:
@@ -117,9 +133,9 @@ class ReplicationApp(Starlette):
 
         return endpoint
 
-    def _grant(self, request: Request) -> Grant:
+    def _grant(self, request: Request, tokens: bool) -> Grant:
         if self._auth is not None:
-            return self._auth.grant(request.headers.get("authorization"))
+            return self._auth.grant(request.headers.get("authorization")) if tokens else NOTHING
         refuse_foreign(request.headers.get("host"), request.headers.get("origin"))
         return EVERYTHING
 
@@ -135,6 +151,8 @@ class ReplicationApp(Starlette):
         return _json({"term": self._primary.term})
 
     async def _is_replica(self, request: Request, grant: Grant) -> Response:
+        given = parse_query(request.scope["query_string"], frozenset({"lag"}))
+        number("lag", given.get("lag", "0"))
         raise Refused(503, "not-a-replica", "this is a primary, replaced or not")
 
     def _state(self, state: Callable[[PrimaryReplication], dict[str, Any]]) -> _Handler:
@@ -143,6 +161,11 @@ class ReplicationApp(Starlette):
             return _json(await asyncio.to_thread(state, self._primary))
 
         return handler
+
+    async def _metrics(self, request: Request, grant: Grant) -> Response:
+        grant.require("read")
+        text = await asyncio.to_thread(self._page)
+        return Response(text, headers={**_PLAIN, "content-type": CONTENT_TYPE})
 
     async def _drop_slot(self, request: Request, grant: Grant) -> Response:
         grant.require("admin")
@@ -285,6 +308,12 @@ async def _body(request: Request, maximum: int = MAX_JSON_BYTES, seconds: float 
     return bytes(found)
 
 
+async def _file(request: Request, grant: Grant) -> Response:
+    """A file of the package, which tells nothing of the log."""
+    address = request.scope["route"].path
+    return Response(content(address), headers=HEADERS, media_type=FILES[address][1])
+
+
 async def _gone(receive: Receive) -> None:
     """Returns once the client is gone; a server goes on taking what nobody gets."""
     while (await receive())["type"] != "http.disconnect":
@@ -298,13 +327,15 @@ def _session(request: Request) -> int | None:
 
 def _json(value: dict[str, Any]) -> Response:
     body = json.dumps(value).encode()
-    return Response(body, media_type="application/json", headers={CHECKSUM: checksum("200", body)})
+    return Response(body, media_type="application/json", headers={**_PLAIN, CHECKSUM: checksum("200", body)})
 
 
 def _problem(problem: Problem) -> Response:
-    return Response(problem.encode(), problem.status, {CHECKSUM: problem.check()}, PROBLEM_TYPE)
+    return Response(problem.encode(), problem.status, {**_PLAIN, CHECKSUM: problem.check()}, PROBLEM_TYPE)
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 404
-    return _problem(Problem(status, "no-such-route", "there is nothing at this address for this method"))
+    assert isinstance(error, HTTPException)
+    answer = _problem(Problem(error.status_code, "no-such-route", "there is nothing at this address for this method"))
+    answer.headers.update(error.headers or {})
+    return answer

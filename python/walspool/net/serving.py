@@ -29,6 +29,7 @@ from walspool.net.protocol import MAX_RESPONSE_S, Problem, position_text
 from walspool.records import Position
 
 __all__ = [
+    "Counters",
     "LogFacts",
     "Read",
     "Serve",
@@ -175,12 +176,27 @@ def _ended() -> Problem:
     return Problem(409, "old-session", "this session has ended: register again with POST /v1/replicas")
 
 
+@dataclass(frozen=True)
+class Counters:
+    """What replicas did since this primary started."""
+
+    #: Registrations of a replica that had been registered before.
+    reconnects: int = 0
+    #: Registrations behind which a stream went on where the replica's log ended.
+    partial_resyncs: int = 0
+    #: Times that a replica began again from a snapshot.
+    full_resyncs: int = 0
+    #: Responses that stream the log to a replica now.
+    streams: int = 0
+
+
 @dataclass
 class _Session:
     instance: str | None
     number: int
     seen_s: float
     streams: int = 0
+    resumed: bool = False
     #: Whether it has asked for a snapshot: what it acknowledged of its log before may come late, and counts no more.
     loads: bool = False
 
@@ -193,6 +209,12 @@ class Sessions:
     first: int
     _given: int = 0
     _of: dict[str, _Session] = field(default_factory=dict)
+    _counted: Counters = field(default_factory=Counters)
+
+    @property
+    def counters(self) -> Counters:
+        """The counters, as of now."""
+        return replace(self._counted, streams=sum(each.streams for each in self._of.values()))
 
     def register(self, registration: Registration, now_s: float) -> int | Problem:
         """A new session, which ends the one before; refused while another instance is live."""
@@ -204,6 +226,8 @@ class Sessions:
         ):
             detail = f"another program follows as {registration.replica_id}; stop it, or give this one an id of its own"
             return Problem(409, "second-instance", detail)
+        if known is not None:
+            self._counted = replace(self._counted, reconnects=self._counted.reconnects + 1)
         number = self.first + self._given
         self._given += 1
         self._of[registration.replica_id] = _Session(registration.instance, number, now_s)
@@ -228,6 +252,7 @@ class Sessions:
 
     def loads(self, replica_id: str) -> None:
         """The replica asks for a snapshot."""
+        self._counted = replace(self._counted, full_resyncs=self._counted.full_resyncs + 1)
         if replica_id in self._of:
             self._of[replica_id].loads = True
 
@@ -235,10 +260,15 @@ class Sessions:
         """The replica was unregistered."""
         self._of.pop(replica_id, None)
 
-    def opened(self, replica_id: str) -> None:
-        """A stream of the current session begins."""
-        if replica_id in self._of:
-            self._of[replica_id].streams += 1
+    def opened(self, replica_id: str, holds: bool) -> None:
+        """A stream of the current session begins; ``holds``: behind a record that the replica has."""
+        known = self._of.get(replica_id)
+        if known is None:
+            return
+        known.streams += 1
+        if holds and not known.resumed:
+            known.resumed = True
+            self._counted = replace(self._counted, partial_resyncs=self._counted.partial_resyncs + 1)
 
     def closed(self, replica_id: str, session: int | None, now_s: float) -> None:
         """A stream ends."""

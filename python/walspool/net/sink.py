@@ -193,10 +193,16 @@ class Sink:
         fs.sync_directory(self._files.directory)
         self.following.reach_lsn = 0
 
-    def promote(self) -> int:
-        """Make the log a primary's: the new term, which is durable. The log is closed, to be opened as one."""
+    def check_promotable(self) -> None:
+        """``ProtocolError`` where the log must not become a primary's."""
         if self.spool is None:
             raise ProtocolError("a replica without a readable log can't be promoted")
+        self.following.check_promotable(self.own)
+
+    def promote(self) -> int:
+        """Make the log a primary's: the new term, which is durable. The log is closed, to be opened as one."""
+        self.check_promotable()
+        assert self.spool is not None
         term = self.following.promote(self.own)
         self.spool.begin_term(term)
         self.close()

@@ -11,6 +11,7 @@ from walspool.errors import LsnPruned, SlotLimitReached
 from walspool.net.messages import Ack, Registration, StreamHead, WalRequest
 from walspool.net.protocol import CHUNK_BYTES, ORIGIN, Problem, Refused
 from walspool.net.serving import (
+    Counters,
     LogFacts,
     Serve,
     Sessions,
@@ -109,7 +110,7 @@ class Source:
         if name is not None:
             self._settle(name, answer, facts)
             with self._lock:
-                self._sessions.opened(name)
+                self._sessions.opened(name, answer.previous.lsn > 0 and not answer.reset)
         return Pull(self, request, session, answer.previous, now_s)
 
     def acknowledge(self, replica_id: str, session: int | None, ack: Ack, now_s: float) -> dict[str, Any]:
@@ -167,6 +168,11 @@ class Source:
         except LsnPruned as error:
             raise Refused(503, "snapshot-unusable", f"the snapshot is too old: {error}") from None
         return Snapshot(position, self._primary.term, reach_lsn, is_comparable(request.position, facts), chunks)
+
+    def counters(self) -> Counters:
+        """What replicas did since the start."""
+        with self._lock:
+            return self._sessions.counters
 
     # -- for a stream --------------------------------------------------------------------------------------------------
 

@@ -11,25 +11,34 @@ __all__ = ["retention_of", "slots_of", "status_of"]
 
 
 def status_of(primary: PrimaryReplication) -> dict[str, Any]:
-    """Role, term, LSNs, the last recovery, and each replica with what it lags, in records and bytes."""
+    """Role, term, LSNs, replicas with what each lags, slots, who pins the log until when, and the last recovery.
+
+    A lag that is not known is null.
+    """
     spool = primary.logical_wal_spool
     assert spool is not None
+    lags = {each.id: each for each in primary.replica_lags()}
     replicas = []
     for replica in primary.replica_snapshots():
-        records, size = spool.extent_after(replica.last_durable_lsn)
-        replicas.append({**asdict(replica), "lag_records": records, "lag_bytes": size})
+        lag = lags.get(replica.id)
+        told = {f"lag_{unit}": getattr(lag, unit, None) for unit in ("records", "bytes", "seconds")}
+        replicas.append({**asdict(replica), **told})
     recovery = asdict(spool.recovery)
     recovery["quarantine"] = None if spool.recovery.quarantine is None else spool.recovery.quarantine.name
     return {
         "role": "primary" if primary.fenced_by is None else "fenced",
         "term": primary.term,
         "fenced_by": primary.fenced_by,
+        "poisoned": spool.poisoned,
+        "now_unix_ms": primary.now_unix_ms(),
         "current_lsn": primary.current_logical_lsn,
+        "durable_lsn": spool.durable_lsn,
         "oldest_lsn": spool.oldest_lsn,
         "pruned_through": spool.pruned_through,
         "size_bytes": spool.size_bytes,
         "replicas": replicas,
         "slots": slots_of(primary)["slots"],
+        "retention": retention_of(primary),
         "recovery": recovery,
     }
 

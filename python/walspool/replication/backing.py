@@ -79,6 +79,10 @@ class Backing(ABC):
         """How many records above ``lsn`` there are, and their bytes."""
 
     @abstractmethod
+    def stamp_after(self, lsn: int) -> int | None:
+        """The timestamp of the first record above ``lsn``; ``None`` without one."""
+
+    @abstractmethod
     def prunable(self, lsn: int) -> int:
         """How far a prune through ``lsn`` goes: nothing that is appended from now on is at or below it."""
 
@@ -174,6 +178,10 @@ class SpoolBacking(Backing):
     def extent_after(self, lsn: int) -> tuple[int, int]:
         return self.spool.extent_after(lsn)
 
+    def stamp_after(self, lsn: int) -> int | None:
+        found = self.spool.read_entries(lsn, 1)
+        return found[0].timestamp_ms if found else None
+
     def prunable(self, lsn: int) -> int:
         return lsn  # the spool's LSNs go on above it
 
@@ -268,6 +276,9 @@ class MemoryBacking(Backing):
 
     def extent_after(self, lsn: int) -> tuple[int, int]:
         return self.buffer.extent_after(lsn)
+
+    def stamp_after(self, lsn: int) -> int | None:
+        return None  # the buffer keeps none
 
     def prunable(self, lsn: int) -> int:
         return min(lsn, self.buffer.current_lsn)

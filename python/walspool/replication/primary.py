@@ -18,7 +18,7 @@ from walspool.records import check_u64
 from walspool.replication.backing import Backing, MemoryBacking, SpoolBacking
 from walspool.replication.buffer import WalBuffer
 from walspool.replication.config import ReplicationConfig
-from walspool.replication.registry import ReplicaRegistry, ReplicaState, ReplicationProgress
+from walspool.replication.registry import ReplicaLag, ReplicaRegistry, ReplicaState, ReplicationProgress
 from walspool.replication.retaining import RetainingPrimary
 from walspool.replication.slot import ReplicationSlot, WalStatus
 from walspool.replication.slot_file import load_slots
@@ -193,6 +193,25 @@ class PrimaryReplication(RetainingPrimary):
         """The registered replicas, sorted by id; copies."""
         self._open()
         return self._replicas.snapshots()
+
+    def replica_lags(self) -> list[ReplicaLag]:
+        """What each registered replica lacks, sorted by id. Reads one record for each that lacks some."""
+        self._open()
+        acked = dict(self.commit_waiter.snapshot())
+        return [self._lag(each.id, acked.get(each.id)) for each in self._replicas.snapshots()]
+
+    def _lag(self, id: str, durable_lsn: int | None) -> ReplicaLag:
+        if durable_lsn is None:
+            return ReplicaLag(id)
+        records, size = self._backing.extent_after(durable_lsn)
+        stamp_ms = self._backing.stamp_after(durable_lsn) if records else None
+        # behind the look at the log, so that a prune that came in between is noticed
+        if durable_lsn < self._backing.gone_through:
+            return ReplicaLag(id)
+        if not records:
+            return ReplicaLag(id, 0, 0, 0.0)
+        # a clock that was set back must not make it negative
+        return ReplicaLag(id, records, size, None if not stamp_ms else max(self._now() - stamp_ms, 0) / 1000)
 
     def replication_progress(self) -> ReplicationProgress | None:
         """How far the replicas lag, and what all of them hold; ``None`` without replicas."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-__all__ = ["ReplicaRegistry", "ReplicaState", "ReplicationProgress"]
+__all__ = ["ReplicaLag", "ReplicaRegistry", "ReplicaState", "ReplicationProgress"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,22 @@ class ReplicaState:
     region: str | None
     #: Whether it is loading a snapshot.
     rebootstrapping: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLag:
+    """What of the log a registered replica does not hold durably; ``None`` where that is not known.
+
+    Nothing is known before its first acknowledgement since it registered or began again, and where records that it
+    lacks are gone.
+    """
+
+    id: str
+    records: int | None = None
+    #: Of their frames.
+    bytes: int | None = None
+    #: How long ago the oldest of them was appended, by its timestamp; 0 where it lacks nothing.
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,6 +320,10 @@ class RetainingPrimary(CommittingPrimary):
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
+    def now_unix_ms(self) -> int:
+        """Unix time in ms by the clock that times replicas and slots."""
+        return self._now()
+
     def _time(self, now_ms: int | None) -> int:
         return self._now() if now_ms is None else check_u64("now_ms", now_ms)
 

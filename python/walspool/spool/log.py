@@ -202,6 +202,12 @@ class LogicalWalSpool(WritableLog):
 
         return MarkWatch(SpoolFiles(self._path), self._closing)
 
+    @property
+    def poisoned(self) -> str | None:
+        """Why nothing is appended until it is opened again, as behind a failed sync; ``None`` while all is well."""
+        source = self._source()
+        return source.appender.poisoned if isinstance(source, WriterSegments) else None
+
     def stats(self) -> SpoolStats:
         """Counters since the open."""
         from walspool.spool.reports import SpoolStats
