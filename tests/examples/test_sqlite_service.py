@@ -30,7 +30,8 @@ Change = tuple[str, str, int]
 #: What a database holds: the balances, the refused changes, and the LSN up to which it has come.
 State = tuple[dict[str, int], dict[int, str], int]
 
-RANDOM_KILLS = 10
+KILLS = int(os.environ.get("WALSPOOL_KILLS", "20"))
+RANDOM_KILLS = KILLS // 5
 LIMIT: int = service.LIMIT
 #: Some that are carried out, some refused when the other account has its part already, and some before that.
 CHANGES: list[Change] = [
@@ -195,7 +196,8 @@ def where(step: str) -> str:
 def test_a_service_killed_at_any_step_agrees_with_its_log(tmp_path: Path, victims: Victims) -> None:
     bank, first = Bank(tmp_path), 1
     died: dict[str, list[str]] = {"opening": [], "accepted": [], "refused": []}
-    for change in CHANGES:
+    changes = CHANGES if KILLS >= 100 else CHANGES[:3]
+    for change in changes:
         for kill_at in itertools.count(first):
             refused = len(bank.changes) + 1 in model([*bank.changes, change])[1]
             life = victims.run(kill_at=kill_at, folder=bank.folder, changes=[change], times=1)
@@ -210,7 +212,7 @@ def test_a_service_killed_at_any_step_agrees_with_its_log(tmp_path: Path, victim
     assert set(died["accepted"]) == WAY
     assert set(died["refused"]) == WAY | {"ROLLBACK", "INSERT refused"}
     between = [step for step in died["accepted"] + died["refused"] if step not in ("append", "SELECT refused")]
-    assert len(between) >= 100
+    assert len(between) >= 10 * len(changes)
 
 
 def test_a_service_killed_at_any_moment_agrees_with_its_log(tmp_path: Path, victims: Victims) -> None:

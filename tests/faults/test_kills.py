@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.lab.build import CORES, run_program
 
-KILLS = int(os.environ.get("WALSPOOL_KILLS", "40"))
+KILLS = int(os.environ.get("WALSPOOL_KILLS", "20"))
 
 
 @pytest.mark.parametrize("core", CORES)
