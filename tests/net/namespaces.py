@@ -69,17 +69,8 @@ class Wire:
 
     def slow(self, machine: str) -> None:
         """What it sends goes at 400 kbit/s."""
-        self.run(
-            machine,
-            "tc",
-            "qdisc",
-            "add",
-            "dev",
-            "wire",
-            "root",
-            "tbf",
-            *["rate", "400kbit", "burst", "4kb", "latency", "2s"],
-        )
+        limit = ("rate", "400kbit", "burst", "4kb", "latency", "2s")
+        self.run(machine, "tc", "qdisc", "add", "dev", "wire", "root", "tbf", *limit)
 
     def heal(self) -> None:
         """Everything passes again."""
