@@ -47,10 +47,10 @@ def test_programs_and_commands_of_a_document_run_in_order(document: Path, tmp_pa
     environment = {**os.environ, "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}"}
     printed = ""
     for language, text in blocks(document):
-        assert language in ("python", "sh", "text", "json"), language
+        assert language in ("python", "sh", "text", "json", "shell", "py"), language
         if language == "text":
             assert printed == text
-        elif language != "json":
+        elif language in ("python", "sh"):
             line = [sys.executable, "-W", "error"] if language == "python" else ["bash", "-euo", "pipefail"]
             done = subprocess.run([*line, "-c", text], cwd=folder, env=environment, capture_output=True, text=True)
             assert (done.returncode, done.stderr) == (0, ""), text

@@ -11,7 +11,8 @@ import pytest
 
 from tests.cli.shell import Command, everything_below, process
 
-VERBS = ["append", "dump", "tail", "info", "verify", "diff", "repair", "prune", "slots", "bench", "demo"]
+LOCAL_VERBS = ["append", "dump", "tail", "info", "verify", "diff", "repair", "prune", "slots", "bench", "demo"]
+VERBS = [*LOCAL_VERBS, "serve", "follow", "promote", "status"]
 
 
 def test_help_names_every_verb_and_the_exit_codes(command: Command) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -12,8 +11,8 @@ from tests.net.kit import Served, serving
 
 
 @pytest.fixture
-def served(core: ModuleType, tmp_path: Path) -> Iterator[Served]:
-    """Without tokens, on both cores."""
+def served(tmp_path: Path) -> Iterator[Served]:
+    """Without tokens."""
     with serving(tmp_path) as found:
         yield found
 

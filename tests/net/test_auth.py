@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from walspool.net.auth import EVERYTHING, Grant, TokenAuth, is_loopback, refuse_foreign
+from walspool.net.auth import EVERYTHING, Grant, TokenAuth, is_loopback, read_token, refuse_foreign
 from walspool.net.protocol import Refused
 
 READ, ADMIN, REPLICA = "r" * 16, "a" * 256, "e!~" + "u" * 20
@@ -76,6 +76,7 @@ def test_no_token_is_ever_shown(auth: TokenAuth, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     for text in (f"{READ}\n", f"{READ} reed\n", f"{READ} read\n{READ} admin\n", "short-token read\n"):
         file.write_text(text)
+        file.chmod(0o600)
         with pytest.raises(ValueError, match="token") as caught:
             TokenAuth.load(file)
         assert READ not in str(caught.value)
@@ -85,6 +86,9 @@ def test_no_token_is_ever_shown(auth: TokenAuth, tmp_path: Path) -> None:
 def test_a_token_file(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text(f"# who may\n\n{READ} read  # the dashboard\n  {REPLICA}\treplica:eu-1 append\n")
+    with pytest.raises(ValueError, match=r"everybody may use the token file .* \(mode 0644\): chmod 600 it"):
+        TokenAuth.load(file)
+    file.chmod(0o640)
     auth = TokenAuth.load(file)
     assert auth.grant(f"Bearer {READ}").scopes == {"read"}
     assert auth.grant(f"Bearer {REPLICA}").scopes == {"append", "replica:eu-1"}
@@ -110,8 +114,20 @@ def test_a_token_file(tmp_path: Path) -> None:
 def test_a_bad_token_file(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "tokens"
     file.write_text(text)
+    file.chmod(0o600)
     with pytest.raises(ValueError, match=words):
         TokenAuth.load(file)
+
+
+def test_the_token_of_one_who_asks(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{READ}\n")
+    file.chmod(0o600)
+    assert read_token(file) == READ
+    file.write_text(f"{READ} read\n")
+    with pytest.raises(ValueError, match="token file") as caught:
+        read_token(file)
+    assert READ not in str(caught.value)
 
 
 def test_loopback() -> None:

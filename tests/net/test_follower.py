@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,9 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield found
 
 
-def follower(site: Site, folder: Path, name: str = "a", **options: object) -> Follower:
+def follower(site: Site, folder: Path, name: str = "a", **options: Any) -> Follower:
     """A follower that is not started."""
-    return Follower(site.url, name, folder / name / "app.db", segment_bytes=500, **options)  # type: ignore[arg-type]
+    return Follower(site.url, name, folder / name / "app.db", segment_bytes=500, **options)
 
 
 def test_first_contact_streaming_and_acknowledging(core: ModuleType, tmp_path: Path) -> None:
@@ -95,9 +96,11 @@ def test_behind_the_cap_it_starts_again_by_itself(core: ModuleType, tmp_path: Pa
     def load(lsn: int, chunks: Iterator[bytes]) -> None:
         loaded.append((lsn, b"".join(chunks)))
 
-    options = {"apply": lambda entry: applied.append(entry.lsn), "load_snapshot": load}
+    options: dict[str, Any] = {"apply": lambda entry: applied.append(entry.lsn), "load_snapshot": load}
     snapshot = b"everything" * 100_000
-    made = Site(tmp_path / "p" / "app.db", snapshot=lambda: (made.primary.current_logical_lsn - 2, [snapshot, b"!"]))
+    made: Site = Site(
+        tmp_path / "p" / "app.db", snapshot=lambda: (made.primary.current_logical_lsn - 2, [snapshot, b"!"])
+    )
     with sites(made) as (site,):
         site.write(10)
         with follower(site, tmp_path, **options) as one:
@@ -184,7 +187,12 @@ def test_a_sync_that_fails_opens_the_log_anew(site: Site, tmp_path: Path, monkey
         return take(self, data, now_s)
 
     monkeypatch.setattr(Sink, "take", failing)
-    monkeypatch.setattr(Sink, "reopen", lambda self: (reopened.append(True), opened(self))[1])
+
+    def reopen(self: Sink) -> None:
+        reopened.append(True)
+        opened(self)
+
+    monkeypatch.setattr(Sink, "reopen", reopen)
     with follower(site, tmp_path) as one:
         same(one, site)
     assert reopened == [True]

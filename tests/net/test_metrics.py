@@ -89,7 +89,7 @@ def test_a_primary_in_memory_has_figures_too() -> None:
             assert registry.get_sample_value(name) is None
 
 
-def test_the_histograms_are_those_of_the_log(served: Served) -> None:
+def test_the_histograms_are_those_of_the_log(core: ModuleType, served: Served) -> None:
     spool = served.primary.logical_wal_spool
     assert spool is not None
     spool.append_next_many([b"x"] * 3)

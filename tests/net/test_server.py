@@ -13,11 +13,18 @@ from typing import Any
 import pytest
 
 import walspool
-from tests.net.kit import ADMIN, APPEND, ONE, PATIENCE_S, READ, TWO, Served
+from tests.net.kit import ADMIN, APPEND, ONE, PATIENCE_S, READ, TWO, Served, serving
 from walspool import PrimaryReplication
 from walspool.net.messages import StreamHead, WalRequest
 from walspool.net.protocol import CHECKSUM, Problem, checksum, parse_position
 from walspool.net.sink import Sink
+
+
+@pytest.fixture
+def served(core: ModuleType, tmp_path: Path) -> Iterator[Served]:
+    """On both cores."""
+    with serving(tmp_path) as found:
+        yield found
 
 
 def head_of(response: http.client.HTTPResponse) -> StreamHead:
@@ -181,6 +188,14 @@ def test_its_role_by_status_code(served: Served) -> None:
     problem = served.refusal("GET", "/primary")
     assert (problem.status, problem.facts) == (503, {"term": 1, "newer": 4})
     assert json.loads(served.ask("GET", "/v1/status")[1])["role"] == "fenced"
+
+
+def test_no_replica_gets_a_slot_beyond_the_last(served: Served) -> None:
+    for number in range(64):
+        served.primary.register_replica(f"r{number}")
+    for method, path, body in (("POST", "/v1/replicas", b'{"id":"a"}'), ("GET", "/v1/snapshot?replica_id=a", None)):
+        problem = served.refusal(method, path, body)
+        assert (problem.status, problem.kind) == (409, "slot-limit")
 
 
 def test_sessions_and_instances(served: Served) -> None:

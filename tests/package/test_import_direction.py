@@ -149,9 +149,11 @@ DIRECTION: list[tuple[str, str]] = [
     (
         "net.follower",
         "errors records net.applying net.connection net.following net.identity net.presenter net.promotion "
-        "net.protocol net.pulling net.sink replication.config replication.primary spool.files spool.interrupt spool.log",
+        "net.protocol net.pulling net.sink replication.config replication.primary spool.files spool.interrupt "
+        "spool.log",
     ),
-    ("net", "net.auth net.follower net.presenter net.promotion net.server"),
+    ("net.client", "errors net.connection net.protocol"),
+    ("net", "net.auth net.client net.follower net.presenter net.promotion net.server"),
     ("cli", " core net net.running"),
 ]
 #: What lies in one of these is judged by its folder's line, except among itself.

@@ -91,13 +91,13 @@ def _a_prune_overtakes(patch: Patch) -> None:
 
 def _promoted_too_early(patch: Patch) -> None:
     """A replica that began again may be promoted before it is back."""
-    promote = Following.promote
+    check = Following.check_promotable
 
-    def early(self: Following, log: OwnLog) -> int:
+    def early(self: Following, log: OwnLog) -> None:
         self.reach_lsn = 0
-        return promote(self, log)
+        check(self, log)
 
-    patch.setattr(Following, "promote", early)
+    patch.setattr(Following, "check_promotable", early)
 
 
 def _half_a_snapshot(patch: Patch) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import walspool
 from walspool.cli import output
 from walspool.cli.app import LSN_MAX, DataPath, app, example
 from walspool.cli.programs import ApplyProgram, LoadProgram
@@ -91,16 +92,22 @@ class _Watch:
         target: int | None = None
         while not ending.is_set():
             status = self._follower.status()
-            if status.state == "stopped" and self._start_again:
-                self._follower.start_again()
-                self._start_again = False
-                continue
             self._tell(status)
             target = status.primary_lsn if target is None else target
             if once and status.state == "pulling" and target is not None and status.applied_lsn >= target:
                 output.line(f"LSN {status.durable_lsn}")
                 return
-            self._follower.wait_for(LSN_MAX, _LOOK_S)  # which raises what has stopped it
+            self._look()
+
+    def _look(self) -> None:
+        """Wait a little; raises what has stopped it, unless it was decided already what to do then."""
+        try:
+            self._follower.wait_for(LSN_MAX, _LOOK_S)
+        except walspool.Diverged:
+            if not self._start_again:
+                raise
+            self._start_again = False
+            self._follower.start_again()
 
     def _tell(self, status: FollowerStatus) -> None:
         for name in self._told:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import walspool
+from walspool.cli import output
 
 __all__ = ["ApplyProgram", "LoadProgram", "snapshot_of"]
 
@@ -148,6 +149,12 @@ class LoadProgram:
         _kill(self._process)
 
 
+def _told(words: str) -> ChildProcessError:
+    """Told here: whoever asked for the snapshot learns that it is not whole, and nothing else."""
+    output.complain(f"warning: {words}")
+    return ChildProcessError(words)
+
+
 def snapshot_of(command: str, data_path: Path) -> tuple[int, Iterable[bytes]]:
     """Run a program that writes the LSN that its snapshot stands for on a line, and then its bytes."""
     process = _begin(command, {"WALSPOOL_DATA_PATH": data_path}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
@@ -157,7 +164,7 @@ def snapshot_of(command: str, data_path: Path) -> tuple[int, Iterable[bytes]]:
     if line == word or not word.isdigit() or len(word) > 20:
         _kill(process)
         _close(process.stdout)
-        raise walspool.WalspoolError(f"the --snapshot program began with {line!a}, not with an LSN on a line")
+        raise _told(f"the --snapshot program began with {line!a}, not with an LSN on a line")
     return int(word), _Output(process)
 
 
@@ -176,7 +183,7 @@ class _Output:
         if chunk:
             return chunk
         if self._process.wait():
-            raise walspool.WalspoolError(f"the --snapshot program failed: {_ending(self._process)}")
+            raise _told(f"the --snapshot program failed: {_ending(self._process)}")
         raise StopIteration
 
     def __del__(self) -> None:

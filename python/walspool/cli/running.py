@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import typer
 
 import walspool
-from walspool.cli import follow_verb, inspect_verbs, output, serve_verbs, slots_verbs, write_verbs
+from walspool.cli import follow_verb, inspect_verbs, output, serve_verbs, slots_verbs, status_verb, write_verbs
 from walspool.cli.app import app
 from walspool.cli.bench import verb as bench_verb
 from walspool.cli.demo import verb as demo_verb
@@ -29,6 +29,7 @@ VERBS = (
     demo_verb,
     serve_verbs,
     follow_verb,
+    status_verb,
 )  # importing them registered their verbs
 
 

@@ -90,7 +90,9 @@ def serve(
 
 
 def _need_the_server() -> None:
-    missing = [each for each in ("starlette", "uvicorn", "uvloop", "httptools") if find_spec(each) is None]
+    missing = [
+        each for each in ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client") if find_spec(each) is None
+    ]
     if missing:
         raise ImportError(f"serving needs {' and '.join(missing)}: pip install 'walspool[server]'")
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from walspool.net.auth import TokenAuth, is_loopback, read_token
+    from walspool.net.client import fetch_status
     from walspool.net.follower import Follower, FollowerStatus
     from walspool.net.presenter import present_term
     from walspool.net.promotion import Promotion, promote
@@ -20,6 +21,7 @@ __all__ = [
     "Promotion",
     "TokenAuth",
     "create_app",
+    "fetch_status",
     "is_loopback",
     "present_term",
     "promote",
@@ -32,6 +34,7 @@ _HOMES: Final = {
     "Promotion": "promotion",
     "TokenAuth": "auth",
     "create_app": "server",
+    "fetch_status": "client",
     "is_loopback": "auth",
     "present_term": "presenter",
     "promote": "promotion",

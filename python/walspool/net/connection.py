@@ -127,17 +127,22 @@ class Connection:
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def call(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int = MAX_PROBLEM_BYTES,
     ) -> dict[str, Any]:
-        """The JSON object that a request is answered with. ``Refusal``, ``ProtocolError``."""
+        """The JSON object that a request is answered with, of at most so many bytes. ``Refusal``, ``ProtocolError``."""
         with self._whole():
             response = self._send(method, path, body, headers or {}, ANSWER_S)
-            data = _small(response)
+            data = _small(response, max_bytes)
             self._refuse(response, data)
             if response.getheader(CHECKSUM) != checksum("200", data):
                 raise ProtocolError(reason="an answer came without a matching checksum")
             try:
-                return parse_json(data, MAX_PROBLEM_BYTES)
+                return parse_json(data, max_bytes)
             except Refused as error:
                 raise ProtocolError(reason=str(error)) from None
 
@@ -313,10 +318,10 @@ class Body:
         return line.rstrip(b"\r\n")
 
 
-def _small(response: http.client.HTTPResponse) -> bytes:
-    data = response.read(MAX_PROBLEM_BYTES + 1)
-    if len(data) > MAX_PROBLEM_BYTES:
-        raise ProtocolError(reason=f"an answer of status {response.status} has more than {MAX_PROBLEM_BYTES} bytes")
+def _small(response: http.client.HTTPResponse, max_bytes: int = MAX_PROBLEM_BYTES) -> bytes:
+    data = response.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ProtocolError(reason=f"an answer of status {response.status} has more than {max_bytes} bytes")
     response.read()  # its end, so that the connection can be used again
     return data
 

@@ -330,7 +330,9 @@ class Follower:
         self._sink = sink
         try:
             # whatever it was before, it is a replica now, and tells nobody of a term of its own
-            replace(identity, upstream=self._upstream, untold=()).save(self._data_path)
+            wanted = replace(identity, upstream=self._upstream, untold=())
+            if wanted != identity:
+                wanted.save(self._data_path)
             files = SpoolFiles(LogicalWalSpool.path_for(self._data_path))
             if self._apply is not None:
                 self._applying = Applying(

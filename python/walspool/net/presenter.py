@@ -68,7 +68,7 @@ class _Teller:
         words = ""
         while self._open() is not None and not presenting.told:
             before, words = words, self._tell(presenting, connection)
-            if presenting.told:
+            if presenting.told or self._open() is None:
                 break
             if words != before:
                 log.warning("%s has yet to learn of term %d: %s", ascii(upstream.url), presenting.term, words)

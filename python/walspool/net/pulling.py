@@ -83,6 +83,7 @@ class Pulling:
 
     def pull(self) -> None:
         """Register, pull, load, until ``end``."""
+        self._tell_lost()
         while self._wait_for_work():
             try:
                 self._act()
@@ -228,9 +229,14 @@ class Pulling:
     def _has_applied(self) -> bool:
         return self._applying is not None and self._applying.lsn > 0
 
+    def _tell_lost(self) -> None:
+        if self._sink.spool is None:
+            log.error("the replica's log can't be used, and it starts again from a snapshot: %s", self._following.error)
+
     def _reopen(self) -> None:
         try:
             self._sink.reopen()
+            self._tell_lost()
         except (OSError, WalspoolError) as error:
             self._failed(_told(error))
 

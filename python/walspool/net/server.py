@@ -294,9 +294,10 @@ class _Stream:
             self._close()
 
 
-async def _body(request: Request, maximum: int = MAX_JSON_BYTES, seconds: float = BODY_S) -> bytes:
+async def _body(request: Request, maximum: int = MAX_JSON_BYTES, seconds: float | None = None) -> bytes:
     """The body, if it is small and comes in time."""
     found = bytearray()
+    seconds = BODY_S if seconds is None else seconds
     try:
         async with asyncio.timeout(seconds):
             async for part in request.stream():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -19,8 +18,6 @@ from walspool.spool.files import SpoolFiles
 from walspool.spool.log import LogicalWalSpool
 
 __all__ = ["Sink"]
-
-log = logging.getLogger("walspool")
 
 StrPath = str | os.PathLike[str]
 
@@ -63,7 +60,6 @@ class Sink:
         try:
             self.spool = LogicalWalSpool.open(self._data_path, recovery="strict", **self._options)
         except SpoolCorrupt as error:
-            log.error("the replica's log can't be used, and it starts again from a snapshot: %s", error)
             self.following.lost(error)
             self.begin_load()  # a power loss may take the mark, and then the next start could find nothing wrong
 

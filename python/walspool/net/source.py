@@ -86,7 +86,7 @@ class Source:
             with self._lock:
                 self._sessions.forget(registration.replica_id)
             if isinstance(error, SlotLimitReached):
-                raise Refused(409, "slot-limit", str(error)) from None
+                raise _no_slot(error) from None
             raise
         return {"session": session, "restart_lsn": restart_lsn, **self._standing()}
 
@@ -152,7 +152,10 @@ class Source:
             raise Refused(501, "no-snapshot", detail)
         with self._lock:  # before the slot is reset, which an acknowledgement of the log before must not move
             self._sessions.loads(replica_id)
-        self._primary.ensure_replica_registered(replica_id)
+        try:
+            self._primary.ensure_replica_registered(replica_id)
+        except SlotLimitReached as error:
+            raise _no_slot(error) from None
         reach_lsn = self._spool.current_lsn
         pinned = 0 if self._snapshot is None else reach_lsn
         try:
@@ -309,6 +312,10 @@ class Pull:
         if not self._closed and self._replica_id is not None:
             self._source.closed(self._replica_id, self._session, now_s)
         self._closed = True
+
+
+def _no_slot(error: SlotLimitReached) -> Refused:
+    return Refused(409, "slot-limit", str(error))
 
 
 def _refusal(problem: Problem) -> Refused:

@@ -128,7 +128,7 @@ function showSlots(status) {
     [
       ["slot", "", (each) => [each.id]],
       ["state", "", (each) => [state(each), SLOT_KINDS[each.wal_status]]],
-      ["pins the log", "", (each) => (held.get(each.id)?.pins ? ["yes", "warn"] : ["no"])],
+      ["pins the log", "", (each) => (held.get(each.id)?.pins ? ["yes", Number(each.retained_bytes) ? "warn" : ""] : ["no"])],
       ["holds, records", "number", (each) => [number(held.get(each.id)?.records)]],
       ["holds, bytes", "number", (each) => [bytes(each.retained_bytes)]],
       ["above LSN", "number", (each) => [number(each.restart_lsn)]],

@@ -1,0 +1,144 @@
+"""What a response gives as it comes, and which end of it counts."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import walspool
+from walspool.net.connection import Address, Connection, Refusal
+from walspool.net.protocol import CHECKSUM, Problem, checksum
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
+
+
+@contextmanager
+def answering(*answers: bytes) -> Iterator[Connection]:
+    """A server that gives each request, whatever it is, the next answer, and closes where that says so."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        left = list(answers)
+
+        def serve() -> None:
+            while left:
+                try:
+                    made, _ = listening.accept()
+                except OSError:
+                    return
+                with made:
+                    while left and made.recv(65_536):
+                        answer = left.pop(0)
+                        made.sendall(answer.removesuffix(b"CLOSE"))
+                        if answer.endswith(b"CLOSE"):
+                            break
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        connection = Connection(Address.parse(f"http://127.0.0.1:{listening.getsockname()[1]}"), None, None)
+        try:
+            yield connection
+        finally:
+            connection.drop()
+            left.clear()
+            with socket.socket() as last:
+                last.connect_ex(listening.getsockname())
+            thread.join()
+
+
+def read(connection: Connection) -> tuple[bytes, bool]:
+    """A whole body, and whether it was marked to be whole."""
+    body = connection.stream("/x", {}, 30.0)
+    found = b"".join(body.chunks(7))
+    return found, body.whole
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        CHUNKED + b"5\r\nfirst\r\n6;x=y\r\nsecond\r\n0\r\n\r\n",
+        CHUNKED + b"B\r\nfirstsecond\r\n0\r\ntrailer: x\r\n\r\n",
+        OK + b"content-length: 11\r\n\r\nfirstsecond",
+    ],
+)
+def test_a_whole_body_and_the_connection_goes_on(answer: bytes) -> None:
+    with answering(answer, answer) as connection:
+        assert read(connection) == (b"firstsecond", True)
+        assert read(connection) == (b"firstsecond", True)
+        assert connection.made == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        CHUNKED + b"5\r\nfirst\r\nCLOSE",
+        CHUNKED + b"9\r\nfirst\r\nCLOSE",
+        CHUNKED + b"5\r\nfirst\r\n0\r\nCLOSE",
+        CHUNKED + b"5\r\nfirst\r\nmore\r\n\r\n",
+        CHUNKED + b"5\r\nfirst\r\n123456789\r\n",
+        CHUNKED + b"5\r\nfirst\r\n" + b"1" * 300 + b"\r\n",
+        OK + b"content-length: 6\r\n\r\nfirstCLOSE",
+        OK + b"\r\nfirstCLOSE",  # without a length nobody can tell
+    ],
+)
+def test_an_end_that_is_none(answer: bytes) -> None:
+    with answering(answer) as connection:
+        body = connection.stream("/x", {}, 30.0)
+        buffer = memoryview(bytearray(100))
+        count = body.readinto(buffer)
+        assert bytes(buffer[:count])[:5] == b"first"
+        with pytest.raises((OSError, http.client.HTTPException)):
+            body.readinto(buffer)
+        assert not body.whole
+
+
+def test_one_that_lay_idle_and_was_closed_is_made_again() -> None:
+    fine = OK + b"content-length: 5\r\n\r\nfirst"
+    with answering(fine + b"CLOSE", fine) as connection:
+        assert read(connection) == (b"first", True)
+        assert read(connection) == (b"first", True)
+        assert connection.made == 2
+
+
+def test_what_is_cut_begins_nothing_until_it_is_mended() -> None:
+    fine = OK + b"content-length: 5\r\n\r\nfirst"
+    with answering(fine, fine) as connection:
+        assert read(connection) == (b"first", True)
+        connection.cut()
+        with pytest.raises(OSError, match="cut"):
+            connection.stream("/x", {}, 30.0)
+        connection.mend()
+        assert read(connection) == (b"first", True)
+
+
+def answer(status: int, body: bytes, check: str) -> bytes:
+    """A small answer."""
+    head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{CHECKSUM}: {check}\r\n\r\n"
+    return head.encode() + body
+
+
+def test_an_answer_counts_only_with_its_checksum() -> None:
+    problem = Problem(409, "diverged", "x", {"ours": "1:1:00000001", "theirs": "1:1:00000002", "kind": 5})
+    answers = (
+        answer(200, b'{"a": 1}', checksum("200", b'{"a": 1}')),
+        answer(200, b'{"a": 1}', "00000000"),
+        answer(200, b"[1]", checksum("200", b"[1]")),
+        answer(409, problem.encode(), problem.check()),
+        answer(409, problem.encode(), "00000000"),
+        answer(200, b"x" * 20_000, checksum("200", b"x" * 20_000)),
+    )
+    with answering(*answers) as connection:
+        assert connection.call("GET", "/x") == {"a": 1}
+        for words in ("checksum", "no object"):
+            with pytest.raises(walspool.ProtocolError, match=words):
+                connection.call("GET", "/x")
+        with pytest.raises(Refusal) as refusal:
+            connection.call("GET", "/x")
+        assert refusal.value.problem == problem
+        for words in ("checksum", "more than 16384 bytes"):
+            with pytest.raises(walspool.ProtocolError, match=words):
+                connection.call("GET", "/x")
