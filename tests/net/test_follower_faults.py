@@ -175,7 +175,9 @@ def test_answers_without_anything_make_no_busy_loop(
 def test_stopping_does_not_wait_for_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, answer = threading.Event(), threading.Event()
 
-    def resolve(*_: object, **__: object) -> list[Any]:
+    def resolve(*_: object, flags: int = 0, **__: object) -> list[Any]:
+        if flags == socket.AI_NUMERICHOST:
+            raise socket.gaierror
         asked.set()
         answer.wait()
         return []

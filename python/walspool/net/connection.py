@@ -226,6 +226,8 @@ class Connection:
         """The addresses of the host, asked for in a thread of its own: nothing else can end that."""
         found: _Addresses = queue.SimpleQueue()
         host, port = self._address.host, self._address.port
+        with suppress(OSError, UnicodeError):  # an address is none to be waited for
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
 
         def ask() -> None:
             try:
