@@ -24,6 +24,11 @@ def spool(tmp_path: Path) -> Iterator[LogicalWalSpool]:
         yield found
 
 
+def broken(error: walspool.SpoolCorrupt) -> None:
+    """The log is none."""
+    raise error
+
+
 def run(
     folder: Path,
     apply: Callable[[Entry], object],
@@ -31,7 +36,7 @@ def run(
     tell: Callable[[Applying, int], None],
 ) -> Applying:
     """Apply until ``tell`` or ``apply`` ends it."""
-    found = Applying(folder / "applied", apply, spool, lambda lsn: tell(found, lsn), lambda: 0.0)
+    found = Applying(folder / "applied", apply, spool, lambda lsn: tell(found, lsn), broken, lambda: 0.0)
     thread = threading.Thread(target=found.run)
     thread.start()
     thread.join(PATIENCE_S)
@@ -73,7 +78,9 @@ def test_a_log_that_a_bootstrap_has_replaced_is_not_applied(spool: LogicalWalSpo
             found.begin_at(2)
         return spool
 
-    found = Applying(tmp_path / "applied", lambda entry: seen.append(entry.lsn), old_then_none, print, lambda: 0.0)
+    found = Applying(
+        tmp_path / "applied", lambda entry: seen.append(entry.lsn), old_then_none, print, broken, lambda: 0.0
+    )
     found.run()
     assert (seen, found.lsn) == ([], 2)
     found.close()
@@ -100,7 +107,7 @@ def test_the_record_whose_apply_ends_it_is_written_down(spool: LogicalWalSpool, 
             found.end()
             found.close()
 
-    found = Applying(tmp_path / "applied", apply, lambda: spool, lambda lsn: None, lambda: 0.0)
+    found = Applying(tmp_path / "applied", apply, lambda: spool, lambda lsn: None, broken, lambda: 0.0)
     found.run()
     assert (found.errors, found.lsn) == (0, 3)
     held = AppliedFile(tmp_path / "applied")
@@ -125,7 +132,7 @@ def test_a_load_that_waits_for_apply_gives_way_to_the_end(spool: LogicalWalSpool
         found.end()
         loading.join(PATIENCE_S)
 
-    found = Applying(tmp_path / "applied", apply, lambda: spool, lambda lsn: None, lambda: 0.0)
+    found = Applying(tmp_path / "applied", apply, lambda: spool, lambda lsn: None, broken, lambda: 0.0)
     found.run()
     assert refused == ["the follower is stopped"]
     found.close()

@@ -94,6 +94,33 @@ def test_followers_do_not_come_back_all_at_once() -> None:
     assert found.wait_until_s == pytest.approx(0.05)
 
 
+def test_answers_without_anything_are_asked_for_less_and_less(following: Following) -> None:
+    pauses = []
+    for _ in range(8):
+        following.head(StreamHead(3, 90, 1, LAST), LOG, 0.0)
+        following.empty(100.0)
+        assert (state(following), following.error) == (State.WAITING, None)
+        pauses.append(round(following.wait_until_s - 100.0, 3))
+        following.tick(following.wait_until_s)
+        following.registered(8)
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    following.ended()
+    following.empty(100.0)
+    assert round(following.wait_until_s - 100.0, 3) == 0.1
+
+
+def test_a_log_that_is_found_damaged_is_loaded_unless_a_person_has_to_decide(following: Following) -> None:
+    error = walspool.SpoolCorrupt(path="x", reason="a rotten bit")
+    following.lost(error)
+    assert (state(following), following.error) == (State.REGISTERING, error)
+    following.registered(8)
+    assert state(following) is State.LOADING
+    following.refused(problem("diverged", ours="3:50:000000cd", theirs="3:50:000000ab"), 0.0)
+    following.lost(error)
+    assert state(following) is State.STOPPED
+    assert isinstance(following.error, walspool.Diverged)
+
+
 def test_a_session_that_has_ended_is_renewed_at_once_but_not_for_ever(following: Following) -> None:
     following.head(StreamHead(3, 90, 1, LAST), LOG, 0.0)
     for kind in ("old-session", "unknown-replica"):

@@ -52,6 +52,7 @@ def answering(answer: bytes) -> Iterator[str]:
         b"3\r\nabcX\r\n5\r\nrest!\r\n0\r\n\r\n",  # a chunk longer than it says
         b"3\r\nabc\r\n?\r\n5\r\nrest!\r\n0\r\n\r\n",  # no size
         b"3\r\nabc\r\n",  # no end
+        b"3\r\nabc\r\n0\r\n" + b"and: on\r\n" * 17 + b"\r\n",
     ],
 )
 def test_behind_a_chunk_that_is_none_nothing_is_read(rest: bytes) -> None:

@@ -122,7 +122,11 @@ DIRECTION: list[tuple[str, str]] = [
         "net.source",
         "errors records net.messages net.protocol net.serving replication.primary replication.resume spool.log",
     ),
-    ("net.sink", "errors records net.following net.messages net.protocol spool.files spool.log"),
+    ("net.loops", ""),
+    (
+        "net.sink",
+        "core errors records net.following net.messages net.protocol spool.files spool.log spool.segments spool.state",
+    ),
     ("net.state", "replication.primary"),
     ("metrics", " net.serving"),
     ("net.page", "net.protocol"),
@@ -148,9 +152,9 @@ DIRECTION: list[tuple[str, str]] = [
     ("net.promotion", "errors net.applying net.identity net.sink spool.files spool.log"),
     (
         "net.follower",
-        "errors records net.applying net.connection net.following net.identity net.presenter net.promotion "
-        "net.protocol net.pulling net.sink replication.config replication.primary spool.files spool.interrupt "
-        "spool.log",
+        "errors records net.applying net.connection net.following net.identity net.loops net.presenter "
+        "net.promotion net.protocol net.pulling net.sink replication.config replication.primary spool.files "
+        "spool.interrupt spool.log",
     ),
     ("net.client", "errors net.connection net.protocol"),
     ("net", "net.auth net.client net.follower net.presenter net.promotion net.server"),

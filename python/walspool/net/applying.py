@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from walspool.core import Entry
-from walspool.errors import SpoolClosed
+from walspool.errors import SpoolClosed, SpoolCorrupt
 from walspool.net.backoff import pause_s
 from walspool.spool import files as fs
 from walspool.spool.interrupt import SIGNALS_S
@@ -110,7 +110,8 @@ def _check(*words: bytes) -> bytes:
 
 
 class Applying:
-    """One thread that applies. ``spool``: gives the log, ``None`` while there is none; ``tell``: what is applied now.
+    """One thread that applies. ``spool``: gives the log, ``None`` while there is none; ``tell``: what is applied now;
+    ``lost``: the log can't be read, which is nothing that ``apply`` could have a part in.
 
     ``OSError``: the position can't be read.
     """
@@ -121,11 +122,13 @@ class Applying:
         apply: Apply,
         spool: Callable[[], LogicalWalSpool | None],
         tell: Callable[[int], None],
+        lost: Callable[[SpoolCorrupt], None],
         random: Callable[[], float],
     ) -> None:
         self._apply = apply
         self._spool = spool
         self._tell = tell
+        self._lost = lost
         self._random = random
         self._file = AppliedFile(path)
         self._ending = threading.Event()
@@ -167,15 +170,18 @@ class Applying:
         """Apply what there is; whether there was something."""
         loads = self._loads  # before the log is asked for: one that a snapshot replaces meanwhile must not count
         try:
-            entries = self._some()
+            entries = self._some(loads)
         except SpoolClosed:  # a bootstrap is about to open another
             entries = []
             self._ending.wait(SIGNALS_S)
+        except SpoolCorrupt as error:
+            entries = []
+            self._lost(error)
         if entries:
             self._all(entries, loads)
         return bool(entries)
 
-    def _some(self) -> list[Entry]:
+    def _some(self, loads: int) -> list[Entry]:
         """The next records, after a short wait for some."""
         spool = self._spool()
         if spool is None:
@@ -184,10 +190,18 @@ class Applying:
         at = self._file.lsn
         if at is None:  # nothing was ever applied: what lies below the log is in what it was started with
             at = spool.pruned_through
+            if at:
+                self._begin_behind(at, loads)
         entries = spool.some_after(at, _MAX_COUNT, _MAX_BYTES)
         if not entries:
             spool.wait_for_lsn_after(max(at, spool.durable_lsn), SIGNALS_S)
         return entries
+
+    def _begin_behind(self, lsn: int, loads: int) -> None:
+        with self._gate:
+            if not self._ending.is_set() and self._loads == loads:
+                self._file.write(lsn)
+        self._tell_now()
 
     def _all(self, entries: list[Entry], loads: int) -> None:
         told_s = time.monotonic()

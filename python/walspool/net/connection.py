@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import queue
 import re
 import select
 import socket
@@ -29,6 +30,9 @@ _KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPALIVE": 5, "TCP_KEEPINTVL": 3,
 _USER_TIMEOUT_MS: Final = 15_000
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)*/?", re.ASCII)
 _MAX_CHUNK_LINE: Final = 256
+#: Lines behind the last chunk, which nobody asks for.
+_MAX_TRAILERS: Final = 16
+_Addresses = queue.SimpleQueue[list[Any] | OSError]
 _of_the_parent: Final[list[http.client.HTTPConnection | None]] = []
 
 
@@ -82,7 +86,9 @@ class Connection:
         self._address = address
         self._headers = {} if token is None else {"authorization": f"Bearer {check_token(token)}"}
         self._context = (context or ssl.create_default_context()) if address.secure else None
-        self._lock = threading.Lock()
+        # a destructor may come in the middle of anything, of this thread, too
+        self._lock = threading.RLock()
+        self._addresses: _Addresses | None = None
         self._socket: socket.socket | None = None
         self._is_cut = False
         self._http: http.client.HTTPConnection | None = None
@@ -98,6 +104,8 @@ class Connection:
         """End what is under way, and refuse to begin anything until ``mend``."""
         with self._lock:
             self._is_cut = True
+            if self._addresses is not None:
+                self._addresses.put(ConnectionAbortedError("the connection was cut"))
             if self._socket is not None:
                 with suppress(OSError):  # not the TLS socket's own: that takes its state from under a reader
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
@@ -205,9 +213,7 @@ class Connection:
 
     def _dial(self) -> socket.socket:
         failed: OSError | None = None
-        for family, kind, protocol, _, where in socket.getaddrinfo(
-            self._address.host, self._address.port, type=socket.SOCK_STREAM
-        ):
+        for family, kind, protocol, _, where in self._resolve():
             plain = socket.socket(family, kind, protocol)
             try:
                 return self._connect(plain, where)
@@ -215,6 +221,29 @@ class Connection:
                 plain.close()
                 failed = error
         raise failed or OSError(f"{self._address.host} has no address")
+
+    def _resolve(self) -> list[Any]:
+        """The addresses of the host, asked for in a thread of its own: nothing else can end that."""
+        found: _Addresses = queue.SimpleQueue()
+        host, port = self._address.host, self._address.port
+        with suppress(OSError, UnicodeError):  # an address is none to be waited for
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+
+        def ask() -> None:
+            try:
+                found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            except (OSError, UnicodeError) as error:
+                found.put(OSError(f"{host} can't be resolved: {error}"))
+
+        with self._lock:
+            if self._is_cut:
+                raise ConnectionAbortedError("the connection was cut")
+            self._addresses = found
+        threading.Thread(target=ask, name="walspool-resolve", daemon=True).start()
+        answer = found.get()
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
     def _connect(self, plain: socket.socket, where: Any) -> socket.socket:
         self._hold(plain)
@@ -314,8 +343,11 @@ class Body:
         if not re.fullmatch(rb"[0-9a-fA-F]{1,8}", size):
             raise http.client.HTTPException("a chunk begins without its size")
         left = int(size, 16)
-        while not left and self._line():
-            pass  # trailers, up to the empty line
+        trailers = 0
+        while not left and self._line():  # up to the empty line
+            trailers += 1
+            if trailers > _MAX_TRAILERS:
+                raise http.client.HTTPException(f"more than {_MAX_TRAILERS} lines come behind the last chunk")
         return left
 
     def _line(self) -> bytes:

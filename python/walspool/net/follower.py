@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import random
 import ssl
+import sys
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -19,16 +21,17 @@ from walspool.net.applying import Apply, Applying
 from walspool.net.connection import Address, Connection
 from walspool.net.following import State
 from walspool.net.identity import Identity, Upstream
+from walspool.net.loops import Loops
 from walspool.net.presenter import present_term
 from walspool.net.promotion import promote_log
-from walspool.net.protocol import MAX_WAIT_MS
+from walspool.net.protocol import MAX_WAIT_MS, printable
 from walspool.net.pulling import LoadSnapshot, Pulling
 from walspool.net.sink import Sink
 from walspool.records import Position, check_replica_id, check_u64
 from walspool.replication.config import ReplicationConfig
 from walspool.replication.primary import PrimaryReplication
 from walspool.spool.files import SpoolFiles
-from walspool.spool.interrupt import SIGNALS_S
+from walspool.spool.interrupt import SIGNALS_S, uninterrupted
 from walspool.spool.log import SEGMENT_BYTES, LogicalWalSpool
 
 __all__ = ["Follower", "FollowerStatus"]
@@ -121,6 +124,7 @@ class Follower:
         self._sink: Sink | None = None
         self._pulling: Pulling | None = None
         self._applying: Applying | None = None
+        self._loops: Loops | None = None
         self._threads: list[threading.Thread] = []
         self._lock = threading.RLock()
         _followers.add(self)
@@ -169,8 +173,7 @@ class Follower:
                 self._raise_if_stopped()
                 pulling = self._pulling
                 if pulling is not None:
-                    with pulling.changed:
-                        pulling.changed.wait(SIGNALS_S)
+                    _await_change(pulling, SIGNALS_S)
         finally:
             self.stop()
 
@@ -185,8 +188,11 @@ class Follower:
 
     def __del__(self) -> None:
         if getattr(self, "_running", False):
-            warnings.warn(f"a follower was not stopped: {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self._forget()
+            self._running = False
+            try:
+                warnings.warn(f"a follower was not stopped: {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                self._abandon()
 
     def __repr__(self) -> str:
         return f"<Follower {self._upstream.replica_id} of {self._upstream.url}>"
@@ -206,6 +212,9 @@ class Follower:
 
     def status(self) -> FollowerStatus:
         """How it is now."""
+        return uninterrupted(self._status)
+
+    def _status(self) -> FollowerStatus:
         sink, pulling, applying = self._sink, self._pulling, self._applying
         if sink is None or pulling is None:
             raise SpoolClosed("the follower is not started", path=None)
@@ -221,7 +230,7 @@ class Follower:
                 applied_lsn=own[0] if applying is None else min(applying.lsn, own[0]),
                 primary_lsn=pulling.primary_lsn,
                 heard_s_ago=None if heard_s is None else time.monotonic() - heard_s,
-                error=None if following.error is None else str(following.error),
+                error=None if following.error is None else printable(str(following.error)),
                 apply_error=None if applying is None else applying.error,
                 apply_errors=0 if applying is None else applying.errors,
                 divergences=following.divergences,
@@ -254,8 +263,7 @@ class Follower:
             if left <= 0:
                 return False
             if pulling is not None:
-                with pulling.changed:
-                    pulling.changed.wait(min(left, SIGNALS_S))
+                _await_change(pulling, min(left, SIGNALS_S))
 
     def _raise_if_stopped(self) -> None:
         sink = self._sink
@@ -269,9 +277,7 @@ class Follower:
         sink, pulling = self._sink, self._pulling
         if sink is None or pulling is None:
             raise SpoolClosed("the follower is not started", path=None)
-        with pulling.changed:
-            sink.following.start_again()
-            pulling.changed.notify_all()
+        uninterrupted(pulling.start_again)
 
     def promote(self, config: ReplicationConfig | None = None, *, timeout: float = 30.0) -> PrimaryReplication:
         """Follow no more: the log becomes that of a primary in the next term, which is durable on return.
@@ -293,8 +299,7 @@ class Follower:
                 self._open()
             assert self._sink is not None
             try:
-                with self._sink.lock:
-                    self._sink.check_promotable()
+                uninterrupted(self._sink.check_promotable)
             except BaseException:
                 if not was_running:
                     self._close()
@@ -333,8 +338,7 @@ class Follower:
             if time.monotonic() >= deadline or not self._threads:
                 words = f"apply has had the records through LSN {applying.lsn}, and the log ends at {last.lsn}"
                 raise ProtocolError(f"this replica can't be promoted yet: {words}")
-            with pulling.changed:
-                pulling.changed.wait(SIGNALS_S)
+            _await_change(pulling, SIGNALS_S)
 
     # -- the parts -----------------------------------------------------------------------------------------------------
 
@@ -355,17 +359,13 @@ class Follower:
             if wanted != identity:
                 wanted.save(self._data_path)
             files = SpoolFiles(LogicalWalSpool.path_for(self._data_path))
+            # from here on nothing refers back to the follower: one that is dropped must be found to be
+            pulling = Pulling(sink, self._connections, wait_ms=self._wait_ms, load_snapshot=self._load_snapshot)
             if self._apply is not None:
-                self._applying = Applying(
-                    files.applied, self._apply, lambda: sink.applicable, self._tell, random.random
+                self._applying = pulling.applying = Applying(
+                    files.applied, self._apply, lambda: sink.applicable, pulling.applied, pulling.lost, random.random
                 )
-            self._pulling = Pulling(
-                sink,
-                self._connections,
-                wait_ms=self._wait_ms,
-                load_snapshot=self._load_snapshot,
-                applying=self._applying,
-            )
+            self._pulling = pulling
         except BaseException:
             self._close()
             raise
@@ -379,13 +379,13 @@ class Follower:
         if applying is not None:
             loops["apply"] = applying.run
         name = f"walspool-%s-{self._upstream.replica_id}"
-        self._threads = [threading.Thread(target=loop, name=name % each, daemon=True) for each, loop in loops.items()]
-        for thread in self._threads:
-            thread.start()
+        self._loops = Loops({name % each: loop for each, loop in loops.items()})
+        self._loops.start()
+        self._threads = list(self._loops.threads)
 
     def _end_threads(self, *, but_apply: bool = False) -> None:
         if self._pulling is not None:
-            self._pulling.end()
+            uninterrupted(self._pulling.end)
         if self._applying is not None and not but_apply:
             self._applying.end()
         ending = [each for each in self._threads if not (but_apply and each.name.startswith("walspool-apply-"))]
@@ -396,19 +396,17 @@ class Follower:
 
     def _close(self) -> None:
         try:
-            if self._applying is not None:
-                self._applying.close()
+            _let_go(self._sink, self._applying, self._connections)
         finally:
-            for each in self._connections:
-                each.drop()
-            if self._sink is not None:
-                self._sink.close()
             self._sink = self._pulling = self._applying = None
 
-    def _tell(self, lsn: int) -> None:
-        pulling = self._pulling
-        if pulling is not None:
-            pulling.applied(lsn)
+    def _abandon(self) -> None:
+        """Nobody holds it any more: its threads end, and the last of them lets go of the log."""
+        if self._pulling is not None and self._loops is not None and not sys.is_finalizing():
+            self._pulling.end()
+            if self._applying is not None:
+                self._applying.end()
+            self._loops.abandon(partial(_let_go, self._sink, self._applying, self._connections))
 
     def _forget(self) -> None:
         """Let go without a word: in a forked child nothing of it is ours."""
@@ -416,7 +414,27 @@ class Follower:
         for each in self._connections:
             each.forget()
         self._threads = []
-        self._sink = self._pulling = self._applying = None
+        self._sink = self._pulling = self._applying = self._loops = None
+
+
+def _let_go(sink: Sink | None, applying: Applying | None, connections: tuple[Connection, ...]) -> None:
+    try:
+        if applying is not None:
+            applying.close()
+    finally:
+        for each in connections:
+            each.drop()
+        if sink is not None:
+            sink.close()
+
+
+def _await_change(pulling: Pulling, seconds: float) -> None:
+    def wait() -> None:
+        with pulling.changed:
+            pulling.changed.wait(seconds)
+
+    # a signal handler may stop the follower, which must not find the lock held by its own thread
+    uninterrupted(wait)
 
 
 def _forget_in_child() -> None:

@@ -6,7 +6,8 @@
 | pulling | a response behind our last record, of our term | pulling: take its frames |
 | pulling | the same, of a newer term | pulling: that term is durable in our log before a frame is |
 | pulling | a response behind another record, or of an older term | waiting: nothing of it is taken |
-| pulling | its end, or a frame that does not fit | pulling again; waiting where it gave nothing |
+| pulling | its end | pulling again |
+| pulling | its end at once, and nothing in it; a frame that does not fit | waiting |
 | pulling | what we need is gone | loading; where our end can't be compared any more, that is noted |
 | pulling | diverged | stopped, the two positions named: a person decides (``start_again``) |
 | registering, pulling, acknowledging | our session has ended | registering |
@@ -65,7 +66,7 @@ class Following:
     """One follower of one primary.
 
     ``random`` gives numbers from 0 to 1; times are any steady clock's seconds. ``loading``: a bootstrap was begun and
-    not ended, or the log can't be read.
+    not ended, or the log can't be read. ``gives_way``: a person had decided so.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Following:
         *,
         region: str | None = None,
         loading: bool = False,
+        gives_way: bool = False,
         random: Callable[[], float],
     ) -> None:
         self._registration = Registration(replica_id, region, instance)
@@ -84,7 +86,8 @@ class Following:
         self._durable: Position | None = None
         self._applied_lsn = 0
         self._asked: Position | None = None
-        self._gives_way = False
+        self._gives_way = gives_way
+        self._empty = 0
         self._acked: tuple[int, int] | None = None
         #: What was acknowledged before the last bootstrap lies at or below it; promoting earlier could lose that.
         self.reach_lsn = 0
@@ -172,6 +175,13 @@ class Following:
 
     def ended(self) -> None:
         """A response ended as it should: ask again."""
+        self._empty = 0
+
+    def empty(self, now_s: float) -> None:
+        """A response gave nothing, and did not wait for anything either: ask again later, longer each time."""
+        if self.state is State.PULLING:
+            self.state, self.wait_until_s = State.WAITING, now_s + pause_s(self._empty, self._random())
+            self._empty += 1
 
     def failed(self, error: WalspoolError, now_s: float) -> None:
         """No answer, or one that can't be used: wait, longer each time."""
@@ -207,7 +217,9 @@ class Following:
 
     def lost(self, error: WalspoolError) -> None:
         """Our log can't be read any more: load."""
-        self.error, self._must_load, self._durable = error, True, None
+        self._must_load, self._durable = True, None
+        if self.state is not State.STOPPED:  # that is for a person, as before
+            self.error, self.state = error, State.REGISTERING
 
     def loaded(self) -> None:
         """The snapshot is loaded, our log starts at its position, and the marker is gone."""

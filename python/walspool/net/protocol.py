@@ -46,6 +46,7 @@ __all__ = [
     "parse_position",
     "parse_query",
     "position_text",
+    "printable",
     "shown",
 ]
 
@@ -128,7 +129,7 @@ class Problem:
         words = isinstance(kind, str) and isinstance(detail, str) and given.pop("status", None) == status
         if not words or not _KIND.fullmatch(kind.removeprefix(_PROBLEM_PREFIX)):
             raise ProtocolError(reason=f"status {status} came with a body that is no problem")
-        return cls(status, kind.removeprefix(_PROBLEM_PREFIX), detail, given)
+        return cls(status, kind.removeprefix(_PROBLEM_PREFIX), printable(detail), given)
 
     def as_error(self) -> WalspoolError:
         """The exception that says the same in a program."""
@@ -150,6 +151,11 @@ def shown(value: object) -> str:
     """A stranger's words as they may stand in an answer or a log line: printable ASCII, not too long."""
     text = ascii(value)
     return text if len(text) <= 80 else text[:76] + " ..."
+
+
+def printable(text: str) -> str:
+    """A text with everything escaped that a terminal or a log file would not simply show."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def checksum(*parts: str | bytes) -> str:

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
-from walspool.errors import ProtocolError, SpoolPoisoned, WalspoolError
+from walspool.errors import ProtocolError, SpoolCorrupt, SpoolPoisoned, WalspoolError
 from walspool.net.applying import Applying
 from walspool.net.connection import Body, Connection, Refusal
 from walspool.net.following import State
@@ -45,14 +45,14 @@ class Pulling:
         *,
         wait_ms: int,
         load_snapshot: LoadSnapshot | None,
-        applying: Applying | None,
     ) -> None:
         self._sink = sink
         self._following = sink.following
         self._stream, self._acks = connections
         self._wait_ms = wait_ms
         self._load_snapshot = load_snapshot
-        self._applying = applying
+        #: What hands the records to an application, where something does.
+        self.applying: Applying | None = None
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._ending = False
         #: Rung whenever something is decided or durable.
@@ -80,9 +80,23 @@ class Pulling:
         """``apply`` has had everything through here."""
         with self.changed:
             self._following.applied(lsn)
-            if self._applying is not None:
-                self._following.apply_errors = self._applying.errors
+            if self.applying is not None:
+                self._following.apply_errors = self.applying.errors
             self.changed.notify_all()
+
+    def start_again(self) -> None:
+        """A person has decided that a diverged log gives way to a snapshot."""
+        with self.changed:
+            self._following.start_again()
+            self.changed.notify_all()
+
+    def lost(self, error: SpoolCorrupt) -> None:
+        """Somebody has found that the log can't be read."""
+        with self.changed:
+            self._sink.lost(error)
+            self._tell_lost()
+            self.changed.notify_all()
+        self._stream.cut()
 
     # -- the thread that asks and writes -------------------------------------------------------------------------------
 
@@ -144,6 +158,7 @@ class Pulling:
         with self.changed:
             request = replace(self._following.request(self._sink.own), wait_ms=self._wait_ms)
             session = self._following.session
+        begun_s, before = time.monotonic(), request.since_lsn
         body = self._stream.stream(
             f"/v1/wal?{request.query()}", _headers(request.query(), session), self._wait_ms / 1000 + _GRACE_S
         )
@@ -165,7 +180,12 @@ class Pulling:
                 self._stream.drop()
         with self.changed:
             if body.whole and self._following.state is State.PULLING:
-                self._following.ended()
+                now_s = time.monotonic()
+                # one that has nothing for us waits as long as it is asked to; half of it, since clocks differ
+                if self._sink.own.last.lsn == before and now_s - begun_s < self._wait_ms / 2000:
+                    self._following.empty(now_s)
+                else:
+                    self._following.ended()
 
     def _take(self, body: Body) -> int:
         count = body.readinto(self._buffer)
@@ -177,7 +197,7 @@ class Pulling:
 
     def _durable_is_applied(self) -> None:
         """Where nothing is applied, a record that is durable is all there is to a replica."""
-        if self._applying is None:
+        if self.applying is None:
             self._following.applied(self._sink.own.last.lsn)
 
     def _load(self) -> None:
@@ -197,11 +217,11 @@ class Pulling:
                     return None
                 if self._load_snapshot is None and head.position.lsn:
                     return self._cannot_load()
-            with nullcontext() if self._applying is None else self._applying.paused():
+            with nullcontext() if self.applying is None else self.applying.paused():
                 self._load_whole(head.position.lsn, body)
                 with self.changed:
-                    if self._applying is not None:
-                        self._applying.begin_at(head.position.lsn)
+                    if self.applying is not None:
+                        self.applying.begin_at(head.position.lsn)
                     sink.finish_load(head.position, head.term, head.reach_lsn)
                     self.bootstraps += 1
                     self.changed.notify_all()
@@ -232,7 +252,7 @@ class Pulling:
         self.changed.notify_all()
 
     def _has_applied(self) -> bool:
-        return self._applying is not None and self._applying.lsn > 0
+        return self.applying is not None and self.applying.lsn > 0
 
     def _tell_lost(self) -> None:
         if self._sink.spool is None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, NamedTuple
 
+from walspool import core
 from walspool.errors import ProtocolError, SpoolCorrupt, SpoolError
 from walspool.net.following import Following, OwnLog
 from walspool.net.messages import StreamHead
@@ -16,10 +18,54 @@ from walspool.records import Position
 from walspool.spool import files as fs
 from walspool.spool.files import SpoolFiles
 from walspool.spool.log import LogicalWalSpool
+from walspool.spool.segments import position_of
+from walspool.spool.state import load_state
 
 __all__ = ["Sink"]
 
 StrPath = str | os.PathLike[str]
+
+#: A frame up to its payload, whose length comes last, and the checksum behind it.
+_FRAME_HEAD: Final = struct.Struct("<29xI")
+_FRAME_END_BYTES: Final = 4
+_MAX_PAYLOAD_BYTES: Final = 256 << 20
+#: Looking for the last of more frames than this takes longer than reading it from the log.
+_FEW_FRAMES: Final = 64
+
+
+class _Marker(NamedTuple):
+    """What the file beside the log says of a bootstrap."""
+
+    #: Whether one is under way.
+    loading: bool = False
+    #: Whether a person has decided that the log gives way to it.
+    gives_way: bool = False
+    #: Which LSN is to be reached behind one.
+    reach_lsn: int = 0
+    #: What was given up for it.
+    given_up: Position | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> _Marker:
+        """Whatever it is that was cut off, it means loading."""
+        words = text.split()
+        if len(words) == 2 and words[0] == "reach" and text.endswith("\n") and words[1].isdecimal():
+            return cls(reach_lsn=int(words[1]))
+        given_up = None
+        with contextlib.suppress(Refused):
+            given_up = parse_position("given up", words[1] if len(words) > 1 else None)
+        return cls(True, "gives-way" in words, 0, given_up)
+
+    def text(self) -> str:
+        """The file's content."""
+        if not self.loading:
+            return f"reach {self.reach_lsn}\n"
+        words = ["loading"]
+        if self.given_up is not None:
+            words.append(position_text(self.given_up))
+        if self.gives_way:
+            words.append("gives-way")
+        return " ".join(words) + "\n"
 
 
 class Sink:
@@ -45,13 +91,19 @@ class Sink:
         self._data_path = data_path
         self._options = options
         self._files = SpoolFiles(LogicalWalSpool.path_for(data_path))
-        self._rest = b""
+        # the part of a frame that has come
+        self._rest = bytearray()
         self._head: StreamHead | None = None
         self.lock = threading.RLock()
-        loading, reach_lsn, given_up = self._marker()
-        self._load_begun = loading
-        self.following = Following(replica_id, instance, region=region, loading=loading, random=random)
-        self.following.reach_lsn, self.following.given_up = reach_lsn, given_up
+        marker = self._marker()
+        self._load_begun = marker.loading
+        self.following = Following(
+            replica_id, instance, region=region, loading=marker.loading, gives_way=marker.gives_way, random=random
+        )
+        self.following.reach_lsn, self.following.given_up = marker.reach_lsn, marker.given_up
+        # the last record of the log; and the highest term that it has met, for while there is no log
+        self._last = ORIGIN
+        self._term = 0
         #: The log; ``None`` while it is corrupt and no snapshot is loaded yet.
         self.spool: LogicalWalSpool | None = None
         self._open()
@@ -59,9 +111,24 @@ class Sink:
     def _open(self) -> None:
         try:
             self.spool = LogicalWalSpool.open(self._data_path, recovery="strict", **self._options)
+            self._last = self.spool.position() or ORIGIN
         except SpoolCorrupt as error:
+            with contextlib.suppress(SpoolCorrupt):  # where that can't be read either, nothing is known
+                state = load_state(self._files)
+                self._term = self._term if state is None else max(self._term, state.term, state.fence)
+            self.lost(error)
+
+    def lost(self, error: SpoolCorrupt) -> None:
+        """The log can't be read: let go of it, and load. From any thread."""
+        with self.lock:
+            self._term = self.own.term
+            held, self.spool, self._last = self.spool, None, ORIGIN
             self.following.lost(error)
+        try:
             self.begin_load()  # a power loss may take the mark, and then the next start could find nothing wrong
+        finally:
+            if held is not None:
+                held.close()
 
     def reopen(self) -> None:
         """Open the log anew, which a sync that failed has made necessary. ``OSError``."""
@@ -71,25 +138,18 @@ class Sink:
             self.spool = None
             self._open()
 
-    def _marker(self) -> tuple[bool, int, Position | None]:
-        """Whether a bootstrap is under way, which LSN is to be reached behind one, and what was given up for it."""
+    def _marker(self) -> _Marker:
         try:
-            words = self._files.loading.read_text("ascii", "replace").split(" ")
+            return _Marker.parse(self._files.loading.read_text("ascii", "replace"))
         except FileNotFoundError:
-            return False, 0, None
-        if len(words) == 2 and words[0] == "reach" and words[1].endswith("\n") and words[1][:-1].isdecimal():
-            return False, int(words[1]), None
-        with contextlib.suppress(Refused):
-            return True, 0, parse_position("given up", words[1][:-1] if len(words) == 2 else None)
-        return True, 0, None
+            return _Marker()
 
     @property
     def own(self) -> OwnLog:
         """The log as the next decision needs it."""
         if self.spool is None:
-            return OwnLog(ORIGIN, 0)
-        term = max(self.spool.current_term, self.spool.fenced_term)
-        return OwnLog(self.spool.position() or ORIGIN, term)
+            return OwnLog(ORIGIN, self._term)
+        return OwnLog(self._last, max(self.spool.current_term, self.spool.fenced_term))
 
     @property
     def applicable(self) -> LogicalWalSpool | None:
@@ -101,7 +161,7 @@ class Sink:
     def begin(self, head: StreamHead, now_s: float) -> bool:
         """A response has begun: whether to go on with it. ``OSError``: its term could not be noted."""
         own = self.own
-        self._rest, self._head = b"", None
+        self.end()
         with self.lock:
             if self.spool is None or not self.following.head(head, own, now_s):
                 return False
@@ -115,11 +175,16 @@ class Sink:
 
         ``OSError``, ``SpoolPoisoned``.
         """
-        if self.spool is None or self._head is None:
+        spool = self.spool
+        if spool is None or self._head is None:
             return False
-        held = self._rest + data if self._rest else data
+        if self._rest:
+            self._rest += data
+            if not _worth_a_look(self._rest):
+                return True
+        held = self._rest or data
         try:
-            done = self.spool.append_frames(held)
+            done = spool.append_frames(held)
         except ValueError as error:  # a bad frame, or one that does not follow: nothing of this was appended
             if not isinstance(error, SpoolError):
                 raise
@@ -127,10 +192,16 @@ class Sink:
                 self.following.failed(ProtocolError(reason=str(error)), now_s)
             self._head = None
             return False
-        self._rest = bytes(held[done.consumed :])
-        if done.records:
-            last = self.own.last
+        last = _last_of(held, done.records) if done.records <= _FEW_FRAMES else spool.position()
+        if self._rest:
+            del self._rest[: done.consumed]
+        else:
+            self._rest += memoryview(data)[done.consumed :]
+        if last is not None:
             with self.lock:
+                if self.spool is not spool:  # found corrupt meanwhile
+                    return False
+                self._last = last
                 self.following.durable(last)
                 if 0 < self.following.reach_lsn <= last.lsn:
                     self._unmark()
@@ -138,15 +209,14 @@ class Sink:
 
     def end(self) -> None:
         """The response is over, in whatever way; part of a frame counts for nothing."""
-        self._rest, self._head = b"", None
+        self._rest, self._head = bytearray(), None
 
     # -- bootstrap and promotion ---------------------------------------------------------------------------------------
 
     def begin_load(self) -> None:
         """Before a snapshot is loaded: from here on a crash leads to loading again. ``OSError``."""
-        given_up = self.following.given_up
         self._load_begun = True
-        self._mark("loading" if given_up is None else f"loading {position_text(given_up)}")
+        self._mark(_Marker(True, self.following.gives_way, 0, self.following.given_up))
 
     def load(self, term: int, comparable: bool, now_s: float) -> bool:
         """A snapshot begins, of a primary of this term: whether to load it. ``OSError``: what it costs wasn't noted."""
@@ -165,20 +235,21 @@ class Sink:
             self.spool = None
         self.spool = LogicalWalSpool.restart_at(self._data_path, position, **self._options)
         self.spool.fence(term)
+        self._last = position
         self.following.reach_lsn = reach_lsn
         if reach_lsn > position.lsn:
-            self._mark(f"reach {reach_lsn}")
+            self._mark(_Marker(reach_lsn=reach_lsn))
         else:
             self._unmark()
         self._load_begun = False
         self.following.loaded()
 
-    def _mark(self, words: str) -> None:
+    def _mark(self, marker: _Marker) -> None:
         path = self._files.loading
         fd = fs.create(path, exclusive=False)
         try:
             os.ftruncate(fd, 0)
-            fs.pwrite_all(fd, f"{words}\n".encode(), 0, path)
+            fs.pwrite_all(fd, marker.text().encode(), 0, path)
             fs.sync_file(fd, path)
         finally:
             os.close(fd)
@@ -191,9 +262,10 @@ class Sink:
 
     def check_promotable(self) -> None:
         """``ProtocolError`` where the log must not become a primary's."""
-        if self.spool is None:
-            raise ProtocolError("a replica without a readable log can't be promoted")
-        self.following.check_promotable(self.own)
+        with self.lock:
+            if self.spool is None:
+                raise ProtocolError("a replica without a readable log can't be promoted")
+            self.following.check_promotable(self.own)
 
     def promote(self) -> int:
         """Make the log a primary's: the new term, which is durable. The log is closed, to be opened as one."""
@@ -208,3 +280,24 @@ class Sink:
         """Let go of the log. May be called twice."""
         if self.spool is not None:
             self.spool.close()
+
+
+def _frame_bytes(data: bytes | bytearray | memoryview, at: int) -> int:
+    (payload_bytes,) = _FRAME_HEAD.unpack_from(data, at)
+    return _FRAME_HEAD.size + int(payload_bytes) + _FRAME_END_BYTES
+
+
+def _worth_a_look(data: bytearray) -> bool:
+    """Whether it holds a whole frame, or one that never will be: each look copies all of it."""
+    if len(data) < _FRAME_HEAD.size:
+        return False
+    needed = _frame_bytes(data, 0)
+    return len(data) >= needed or needed > _FRAME_HEAD.size + _MAX_PAYLOAD_BYTES + _FRAME_END_BYTES
+
+
+def _last_of(data: bytes | bytearray | memoryview, count: int) -> Position | None:
+    """The position of the last of so many frames."""
+    at = 0
+    for _ in range(count - 1):
+        at += _frame_bytes(data, at)
+    return position_of(core.decode_frame(data, at)[0]) if count else None
