@@ -9,7 +9,7 @@ One stream of ``GET /v1/wal``:
 | asked | its position is not that of our record at that LSN | refused as diverged, both positions named |
 | asked | its position lies in what is gone, and its term is above the last that is gone | refused as diverged |
 | asked | an invalid slot, or a position in what is gone, or nothing held while something is gone | refused: bootstrap |
-| asked | else | waiting; its slot is made valid there if it was loading a snapshot |
+| asked | else | waiting; its slot is made valid there if it was loading a snapshot, or set back where it was above |
 | waiting | a record behind it | sending |
 | waiting | the time is up | ended, empty |
 | sending | a chunk was read, and a prune has not come past its start | sending, that chunk |
@@ -44,6 +44,7 @@ __all__ = [
     "is_comparable",
     "rebootstrap",
     "start_of",
+    "unknown_replica",
 ]
 
 #: A replica that was heard of within so many seconds is live: a second one under its id is refused.
@@ -157,7 +158,7 @@ def start_of(request: WalRequest, slot: SlotFacts | None) -> int:
 def decide_ack(ack: Ack, slot: SlotFacts | None, facts: LogFacts) -> Problem | None:
     """Why an acknowledgement counts for nothing, ``None`` if it counts. ``facts.asked``: for its LSN."""
     if slot is None:
-        return Problem(404, "unknown-replica", "this replica is not known here: register it with POST /v1/replicas")
+        return unknown_replica()
     if ack.durable_lsn > facts.current_lsn:
         detail = f"LSN {ack.durable_lsn} is beyond the end of the log at {facts.current_lsn}: the replica has diverged"
         return Problem(409, "ack-beyond-wal", detail, {"lsn": ack.durable_lsn, "current_lsn": facts.current_lsn})
@@ -170,6 +171,11 @@ def decide_ack(ack: Ack, slot: SlotFacts | None, facts: LogFacts) -> Problem | N
     if gone:  # late: what its record was can't be told any more, and need not be
         return Problem(409, "old-ack", f"LSN {ack.durable_lsn} is pruned, so this says nothing new")
     return None
+
+
+def unknown_replica() -> Problem:
+    """The problem of a replica that has no slot."""
+    return Problem(404, "unknown-replica", "this replica is not known here: register it with POST /v1/replicas")
 
 
 def _ended() -> Problem:
