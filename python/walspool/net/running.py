@@ -98,6 +98,7 @@ class Server(uvicorn.Server):
         assert isinstance(self.config, _Config)
         self.config.replication.end_streams()
         await super().shutdown(sockets)
+        self.config.replication.end_threads()
 
 
 class _Connection(HttpToolsProtocol):
