@@ -4,6 +4,7 @@ One stream of ``GET /v1/wal``:
 
 | state | event | next |
 |---|---|---|
+| asked | a term too far above ours | refused |
 | asked | a newer term than ours | refused, and this primary is fenced |
 | asked | an old session | refused: register again |
 | asked | its position is not that of our record at that LSN | refused as diverged, both positions named |
@@ -25,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from walspool.net.messages import Ack, Registration, WalRequest
-from walspool.net.protocol import MAX_RESPONSE_S, Problem, position_text
+from walspool.net.protocol import MAX_RESPONSE_S, TERM_STEP, Problem, position_text
 from walspool.records import Position
 
 __all__ = [
@@ -115,9 +116,15 @@ def diverged(theirs: Position | None, facts: LogFacts) -> Problem | None:
 
 
 def decide_term(term: int | None, ours: int) -> Problem | None:
-    """Why whoever has met ``term`` is not served, whatever it asks: ours is older, so that we were replaced."""
+    """Why whoever has met ``term`` is not served, whatever it asks: ours is older, so that we were replaced.
+
+    Only where the problem is ``newer-term``: no term can be further above ours than ``TERM_STEP``.
+    """
     if term is None or term <= ours:
         return None
+    if term > ours + TERM_STEP:
+        detail = f"the term {term} can't be another primary's: it is more than {TERM_STEP} above this one's, {ours}"
+        return Problem(400, "bad-request", detail)
     detail = f"this primary's term is {ours} and a primary of term {term} exists: this one has been replaced"
     return Problem(409, "newer-term", detail, {"term": ours, "newer": term})
 

@@ -225,9 +225,11 @@ class Source:
     def _meet(self, term: int | None) -> None:
         """A newer term fences this primary, whoever presents it, and is answered with that before anything else."""
         problem = decide_term(term, self._primary.term)
-        if problem is not None and term is not None:
+        if problem is None or term is None:
+            return
+        if problem.kind == "newer-term":
             self._primary.fence(term)
-            raise _refusal(problem)
+        raise _refusal(problem)
 
     def _opened(self, replica_id: str, session: int | None, now_s: float, *, holds: bool = False) -> None:
         with self._lock:
