@@ -1,6 +1,7 @@
 """The primary's end as an ASGI application: reads requests, calls ``Source``, streams what it gives.
 
-Whatever touches the disk runs in a thread; waiting for new records costs none. A response costs one chunk of memory.
+Whatever touches the disk runs in a thread; waiting for new records costs none. A response costs one chunk of memory, or
+one frame where that is larger.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ log = logging.getLogger("walspool")
 #: A client that takes nothing, or gives nothing, for so long is dropped.
 STALL_S: Final = 30.0
 BODY_S: Final = 10.0
+#: A part goes out so many bytes at a time, so that who takes a large frame slowly is seen to take it.
+PIECE_BYTES: Final = 64 << 10
 
 #: A browser takes no answer for something else, and keeps none.
 _PLAIN: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
@@ -311,9 +314,10 @@ class _Stream:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async for part in self._parts:
-                await asyncio.wait_for(
-                    send({"type": "http.response.body", "body": part, "more_body": True}), timeout=STALL_S
-                )
+                for at in range(0, len(part), PIECE_BYTES):
+                    piece = part[at : at + PIECE_BYTES]
+                    async with asyncio.timeout(STALL_S):
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (TimeoutError, _CutOff, OSError):
             return  # it is gone, or takes nothing: what it lacks it will ask for again
