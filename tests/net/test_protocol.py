@@ -19,6 +19,7 @@ from walspool.net.protocol import (
     MAX_JSON_BYTES,
     MAX_QUERY_BYTES,
     MAX_RESPONSE_BYTES,
+    MAX_TERM,
     OLDEST_LSN,
     ORIGIN,
     PREVIOUS_POSITION,
@@ -33,6 +34,7 @@ from walspool.net.protocol import (
 )
 
 U64 = st.integers(0, 2**64 - 1)
+TERMS = st.integers(0, MAX_TERM)
 POSITIONS = st.builds(Position, U64, U64, st.integers(0, 2**32 - 1))
 IDS = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
 MAX = 2**64 - 1
@@ -93,7 +95,7 @@ WAL_REQUESTS = st.builds(
     st.none() | IDS,
     st.none() | POSITIONS,
     st.none() | U64,
-    st.none() | U64,
+    st.none() | TERMS,
     st.integers(0, 30_000),
     st.integers(0, MAX_RESPONSE_BYTES),
 )
@@ -166,7 +168,7 @@ def test_any_query_is_read_or_refused(query: bytes) -> None:
         assert WalRequest.parse(found.query().encode()) == found
 
 
-@given(U64, U64, st.none() | U64, POSITIONS)
+@given(TERMS, U64, st.none() | U64, POSITIONS)
 def test_stream_headers_go_there_and_back(term: int, current: int, oldest: int | None, previous: Position) -> None:
     head = StreamHead(term, current, oldest, previous)
     headers = head.headers()

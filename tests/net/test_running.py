@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import resource
 import socket
@@ -123,6 +124,20 @@ def test_a_receiver_that_takes_nothing_is_dropped(strict: Served) -> None:
         while count(strict):
             pass
         assert len(rest(connection)) < 20_000_000
+
+
+@pytest.mark.parametrize("path", ["/v1/records", "/v1/replicas"])
+def test_an_endless_body_ends_the_connection(strict: Served, path: str) -> None:
+    with dial(strict) as connection:
+        connection.sendall(
+            b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (path.encode(), 1 << 40)
+        )
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 1 << 30:
+                sent += connection.send(bytes(1 << 20))
+        assert sent < 1 << 30
+    assert strict.ask("GET", "/healthz")[0] == 200
 
 
 def test_a_client_that_is_gone_is_waited_for_no_longer(served: Served) -> None:

@@ -130,10 +130,12 @@ DIRECTION: list[tuple[str, str]] = [
     ("net.state", "replication.primary"),
     ("metrics", " net.serving"),
     ("net.page", "net.protocol"),
+    ("net.lanes", ""),
     ("net.records", "errors net.messages net.protocol replication.commit replication.primary"),
     (
         "net.server",
-        "errors metrics net.records net.page net.state net.auth net.messages net.protocol net.serving net.source "
+        "errors metrics net.records net.page net.state net.auth net.lanes net.messages net.protocol net.serving "
+        "net.source "
         "replication.primary",
     ),
     ("net.running", "net.protocol net.server"),

@@ -15,6 +15,7 @@ from walspool.net.protocol import (
     CURRENT_LSN,
     MAX_HEADER_CHARS,
     MAX_RESPONSE_BYTES,
+    MAX_TERM,
     MAX_WAIT_MS,
     OLDEST_LSN,
     PREVIOUS_POSITION,
@@ -74,7 +75,7 @@ class WalRequest:
         intact = _intact(check, checksum(query))
         since = number("since_lsn", given["since_lsn"]) if "since_lsn" in given else None
         position = parse_position("position", given["position"]) if "position" in given else None
-        term = number("term", given["term"]) if "term" in given else None
+        term = number("term", given["term"], MAX_TERM) if "term" in given else None
         if term is not None and not intact:
             raise Refused(400, "bad-request", f"a term needs the header {CHECKSUM}: it may fence the primary")
         if position is not None and since not in (None, position.lsn):
@@ -124,7 +125,7 @@ class StreamHead:
         """What these headers say, their names in lower case; ``ProtocolError`` where one is missing or was changed."""
         with _whole_headers(headers, (TERM, CURRENT_LSN, OLDEST_LSN, PREVIOUS_POSITION)):
             return cls(
-                number(TERM, headers[TERM]),
+                number(TERM, headers[TERM], MAX_TERM),
                 number(CURRENT_LSN, headers[CURRENT_LSN]),
                 number(OLDEST_LSN, headers[OLDEST_LSN]) if OLDEST_LSN in headers else None,
                 parse_position(PREVIOUS_POSITION, headers[PREVIOUS_POSITION]),
@@ -158,7 +159,7 @@ class SnapshotHead:
         """As ``StreamHead.parse``."""
         with _whole_headers(headers, (TERM, SNAPSHOT_POSITION, SNAPSHOT_REACH, COMPARABLE)):
             return cls(
-                number(TERM, headers[TERM]),
+                number(TERM, headers[TERM], MAX_TERM),
                 parse_position(SNAPSHOT_POSITION, headers[SNAPSHOT_POSITION]),
                 number(SNAPSHOT_REACH, headers[SNAPSHOT_REACH]),
                 headers[COMPARABLE] == "yes",

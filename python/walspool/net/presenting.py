@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from walspool.net.backoff import pause_s
 from walspool.net.messages import StreamHead, WalRequest
-from walspool.net.protocol import Problem
+from walspool.net.protocol import TERM_STEP, Problem
 
 __all__ = ["Presenting"]
 
@@ -41,8 +41,8 @@ class Presenting:
 
     def answered(self, head: StreamHead) -> None:
         """It serves a stream: its term is not below ours."""
-        self.told = head.term >= self.term
-        self.newer = head.term if head.term > self.term else None
+        self.told = 0 <= head.term - self.term <= TERM_STEP
+        self.newer = head.term if self.told and head.term > self.term else None
 
     def refused(self, problem: Problem) -> None:
         """It has answered with a problem."""

@@ -29,6 +29,7 @@ __all__ = [
     "MAX_QUERY_BYTES",
     "MAX_RESPONSE_BYTES",
     "MAX_RESPONSE_S",
+    "MAX_TERM",
     "MAX_WAIT_MS",
     "OLDEST_LSN",
     "ORIGIN",
@@ -38,6 +39,7 @@ __all__ = [
     "SNAPSHOT_POSITION",
     "SNAPSHOT_REACH",
     "TERM",
+    "TERM_STEP",
     "Problem",
     "Refused",
     "checksum",
@@ -78,6 +80,11 @@ MAX_QUERY_BYTES: Final = 2_048
 MAX_HEADER_CHARS: Final = 256
 MAX_JSON_BYTES: Final = 4_096
 MAX_PROBLEM_BYTES: Final = 16_384
+#: The highest term that a message may name.
+MAX_TERM: Final = (1 << 63) - 1
+#: A term that is further above a primary's own is no other primary's: each promotion adds one. Taken for one, the
+#: highest would leave no term to be promoted to.
+TERM_STEP: Final = 1 << 32
 
 _POSITION = re.compile(r"([0-9]{1,20}):([0-9]{1,20}):([0-9a-f]{8})", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)

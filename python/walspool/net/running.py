@@ -98,6 +98,7 @@ class Server(uvicorn.Server):
         assert isinstance(self.config, _Config)
         self.config.replication.end_streams()
         await super().shutdown(sockets)
+        self.config.replication.end_threads()
 
 
 class _Connection(HttpToolsProtocol):
@@ -178,12 +179,24 @@ class _Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         if self._stall_timer is None:
-            self._stall_timer = self.loop.call_later(self._limits.stall_s, self.transport.abort)
+            self._watch()
         super().pause_writing()
 
     def resume_writing(self) -> None:
         self._end_stall()
         super().resume_writing()
+
+    def _watch(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._stall_timer = self.loop.call_later(self._limits.stall_s, self._stalled, left)
+
+    def _stalled(self, left: int) -> None:
+        """The time is up; ``left``: the bytes that the receiver had yet to take when it began."""
+        self._stall_timer = None
+        if self.transport.get_write_buffer_size() < left:  # slow, but it takes them
+            self._watch()
+        else:
+            self.transport.abort()
 
     def _wait(self) -> None:
         self._waits_since = self.loop.time()

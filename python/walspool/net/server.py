@@ -1,6 +1,7 @@
 """The primary's end as an ASGI application: reads requests, calls ``Source``, streams what it gives.
 
-Whatever touches the disk runs in a thread; waiting for new records costs none. A response costs one chunk of memory.
+Whatever touches the disk runs in a thread; waiting for new records costs none. A response costs one chunk of memory, or
+one frame where that is larger.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from walspool.errors import UnknownReplica
 from walspool.metrics import CONTENT_TYPE, Collector, page
 from walspool.net.auth import EVERYTHING, NOTHING, Grant, TokenAuth, refuse_foreign
+from walspool.net.lanes import MAX_LOADS, Lane, Lanes
 from walspool.net.messages import Ack, Registration, SnapshotHead, WalRequest, replica_id
 from walspool.net.page import FILES, HEADERS, content
 from walspool.net.protocol import (
@@ -51,6 +53,8 @@ log = logging.getLogger("walspool")
 #: A client that takes nothing, or gives nothing, for so long is dropped.
 STALL_S: Final = 30.0
 BODY_S: Final = 10.0
+#: A part goes out so many bytes at a time, so that who takes a large frame slowly is seen to take it.
+PIECE_BYTES: Final = 64 << 10
 
 #: A browser takes no answer for something else, and keeps none.
 _PLAIN: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
@@ -81,6 +85,9 @@ class ReplicationApp(Starlette):
         self._page = page(Collector(primary, self.counters))
         self._ending = False
         self._waits: set[asyncio.Task[Any]] = set()
+        self._lanes = Lanes()
+        #: The replicas that a snapshot is made for, or sent to.
+        self._loads: set[str | None] = set()
         routes = [
             Route("/v1/wal", self._answer(self._wal), methods=["GET"]),
             Route("/v1/replicas", self._answer(self._register), methods=["POST"]),
@@ -111,6 +118,10 @@ class ReplicationApp(Starlette):
         self._ending = True
         for each in self._waits:
             each.cancel()
+
+    def end_threads(self) -> None:
+        """Let the threads go, once no request is under way any more."""
+        self._lanes.close()
 
     # -- every request -------------------------------------------------------------------------------------------------
 
@@ -158,20 +169,20 @@ class ReplicationApp(Starlette):
     def _state(self, state: Callable[[PrimaryReplication], dict[str, Any]]) -> _Handler:
         async def handler(request: Request, grant: Grant) -> Response:
             grant.require("read")
-            return _json(await asyncio.to_thread(state, self._primary))
+            return _json(await self._lanes.run(Lane.LOOK, state, self._primary))
 
         return handler
 
     async def _metrics(self, request: Request, grant: Grant) -> Response:
         grant.require("read")
-        text = await asyncio.to_thread(self._page)
+        text = await self._lanes.run(Lane.LOOK, self._page)
         return Response(text, headers={**_PLAIN, "content-type": CONTENT_TYPE})
 
     async def _drop_slot(self, request: Request, grant: Grant) -> Response:
         grant.require("admin")
         name = replica_id("id", request.path_params["id"])
         try:
-            await asyncio.to_thread(self._primary.drop_slot, name)
+            await self._lanes.run(Lane.PROMPT, self._primary.drop_slot, name)
         except UnknownReplica as error:
             raise Refused(404, "unknown-replica", str(error)) from None
         return _json({"dropped": name})
@@ -185,24 +196,25 @@ class ReplicationApp(Starlette):
 
     async def _read(self, request: Request, grant: Grant) -> Response:
         grant.require("read")
-        return _json(await asyncio.to_thread(read, self._primary, request.scope["query_string"]))
+        return _json(await self._lanes.run(Lane.LOOK, read, self._primary, request.scope["query_string"]))
 
     async def _register(self, request: Request, grant: Grant) -> Response:
         registration = Registration.parse(await _body(request))
         grant.require(f"replica:{registration.replica_id}")
-        return _json(await asyncio.to_thread(self._source.register, registration, time.monotonic()))
+        return _json(await self._lanes.run(Lane.PROMPT, self._source.register, registration, time.monotonic()))
 
     async def _unregister(self, request: Request, grant: Grant) -> Response:
         name = replica_id("id", request.path_params["id"])
         grant.require(f"replica:{name}")
-        return _json({"known": await asyncio.to_thread(self._source.unregister, name)})
+        return _json({"known": await self._lanes.run(Lane.PROMPT, self._source.unregister, name)})
 
     async def _acknowledge(self, request: Request, grant: Grant) -> Response:
         name = replica_id("id", request.path_params["id"])
         grant.require(f"replica:{name}")
         ack = Ack.parse(await _body(request), request.headers.get(CHECKSUM))
         session = _session(request)
-        return _json(await asyncio.to_thread(self._source.acknowledge, name, session, ack, time.monotonic()))
+        now_s = time.monotonic()
+        return _json(await self._lanes.run(Lane.PROMPT, self._source.acknowledge, name, session, ack, now_s))
 
     async def _wal(self, request: Request, grant: Grant) -> Any:
         wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
@@ -210,7 +222,8 @@ class ReplicationApp(Starlette):
             grant.require(f"replica:{wanted.replica_id}")
         else:  # whoever only reads must not be able to fence
             grant.require("read" if wanted.term is None else "admin")
-        pull = await asyncio.to_thread(self._source.pull, wanted, _session(request), time.monotonic())
+        session = _session(request)
+        pull = await self._lanes.run(Lane.STREAM, self._source.pull, wanted, session, time.monotonic())
         gone = asyncio.ensure_future(_gone(request.receive))
 
         def close() -> None:
@@ -219,7 +232,7 @@ class ReplicationApp(Starlette):
 
         try:
             first = await self._next(pull, gone)
-            head = await asyncio.to_thread(pull.head)
+            head = await self._lanes.run(Lane.STREAM, pull.head)
         except BaseException:
             close()
             raise
@@ -234,7 +247,7 @@ class ReplicationApp(Starlette):
     async def _next(self, pull: Pull, gone: asyncio.Future[None]) -> bytes | None:
         """The next frames, once there are some; ``None`` at the end of the response, and once the client is gone."""
         while not self._ending and not gone.done():
-            step = await asyncio.to_thread(pull.step, time.monotonic())
+            step = await self._lanes.run(Lane.STREAM, pull.step, time.monotonic())
             if not isinstance(step, Wait):
                 return None if step is None else bytes(step)
             if self._ending:  # while that thread ran
@@ -255,19 +268,29 @@ class ReplicationApp(Starlette):
         wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
         grant.require("admin" if wanted.replica_id is None else f"replica:{wanted.replica_id}")
         session = _session(request)
-        found = await asyncio.to_thread(self._source.load, wanted, session, time.monotonic())
+        name = wanted.replica_id
+        if name in self._loads or len(self._loads) >= MAX_LOADS:
+            what = "one is under way for this replica" if name in self._loads else f"{MAX_LOADS} are under way"
+            raise Refused(503, "busy", f"no further snapshot is made now: {what}; ask again later")
+        self._loads.add(name)
+        try:
+            found = await self._lanes.run(Lane.LOAD, self._source.load, wanted, session, time.monotonic())
+        except BaseException:
+            self._loads.discard(name)
+            raise
         head = SnapshotHead(found.term, found.position, found.reach_lsn, found.comparable)
         gone = asyncio.ensure_future(_gone(request.receive))
 
         def close() -> None:
             gone.cancel()
-            assert wanted.replica_id is not None  # which load has seen to
-            self._source.closed(wanted.replica_id, session, time.monotonic())
+            self._loads.discard(name)
+            assert name is not None  # which load has seen to
+            self._source.closed(name, session, time.monotonic())
 
         return _Stream(self._snapshot(iter(found.chunks), gone), head.headers(), close)
 
     async def _snapshot(self, chunks: Iterator[bytes], gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
-        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        while (chunk := await self._lanes.run(Lane.LOAD, next, chunks, None)) is not None:
             if self._ending or gone.done():
                 raise _CutOff
             yield chunk
@@ -291,9 +314,10 @@ class _Stream:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async for part in self._parts:
-                await asyncio.wait_for(
-                    send({"type": "http.response.body", "body": part, "more_body": True}), timeout=STALL_S
-                )
+                for at in range(0, len(part), PIECE_BYTES):
+                    piece = part[at : at + PIECE_BYTES]
+                    async with asyncio.timeout(STALL_S):
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (TimeoutError, _CutOff, OSError):
             return  # it is gone, or takes nothing: what it lacks it will ask for again

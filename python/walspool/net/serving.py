@@ -4,12 +4,13 @@ One stream of ``GET /v1/wal``:
 
 | state | event | next |
 |---|---|---|
+| asked | a term too far above ours | refused |
 | asked | a newer term than ours | refused, and this primary is fenced |
 | asked | an old session | refused: register again |
 | asked | its position is not that of our record at that LSN | refused as diverged, both positions named |
 | asked | its position lies in what is gone, and its term is above the last that is gone | refused as diverged |
 | asked | an invalid slot, or a position in what is gone, or nothing held while something is gone | refused: bootstrap |
-| asked | else | waiting; its slot is made valid there if it was loading a snapshot |
+| asked | else | waiting; its slot is made valid there if it was loading a snapshot, or set back where it was above |
 | waiting | a record behind it | sending |
 | waiting | the time is up | ended, empty |
 | sending | a chunk was read, and a prune has not come past its start | sending, that chunk |
@@ -25,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from walspool.net.messages import Ack, Registration, WalRequest
-from walspool.net.protocol import MAX_RESPONSE_S, Problem, position_text
+from walspool.net.protocol import MAX_RESPONSE_S, TERM_STEP, Problem, position_text
 from walspool.records import Position
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "is_comparable",
     "rebootstrap",
     "start_of",
+    "unknown_replica",
 ]
 
 #: A replica that was heard of within so many seconds is live: a second one under its id is refused.
@@ -114,9 +116,15 @@ def diverged(theirs: Position | None, facts: LogFacts) -> Problem | None:
 
 
 def decide_term(term: int | None, ours: int) -> Problem | None:
-    """Why whoever has met ``term`` is not served, whatever it asks: ours is older, so that we were replaced."""
+    """Why whoever has met ``term`` is not served, whatever it asks: ours is older, so that we were replaced.
+
+    Only where the problem is ``newer-term``: no term can be further above ours than ``TERM_STEP``.
+    """
     if term is None or term <= ours:
         return None
+    if term > ours + TERM_STEP:
+        detail = f"the term {term} can't be another primary's: it is more than {TERM_STEP} above this one's, {ours}"
+        return Problem(400, "bad-request", detail)
     detail = f"this primary's term is {ours} and a primary of term {term} exists: this one has been replaced"
     return Problem(409, "newer-term", detail, {"term": ours, "newer": term})
 
@@ -157,7 +165,7 @@ def start_of(request: WalRequest, slot: SlotFacts | None) -> int:
 def decide_ack(ack: Ack, slot: SlotFacts | None, facts: LogFacts) -> Problem | None:
     """Why an acknowledgement counts for nothing, ``None`` if it counts. ``facts.asked``: for its LSN."""
     if slot is None:
-        return Problem(404, "unknown-replica", "this replica is not known here: register it with POST /v1/replicas")
+        return unknown_replica()
     if ack.durable_lsn > facts.current_lsn:
         detail = f"LSN {ack.durable_lsn} is beyond the end of the log at {facts.current_lsn}: the replica has diverged"
         return Problem(409, "ack-beyond-wal", detail, {"lsn": ack.durable_lsn, "current_lsn": facts.current_lsn})
@@ -170,6 +178,11 @@ def decide_ack(ack: Ack, slot: SlotFacts | None, facts: LogFacts) -> Problem | N
     if gone:  # late: what its record was can't be told any more, and need not be
         return Problem(409, "old-ack", f"LSN {ack.durable_lsn} is pruned, so this says nothing new")
     return None
+
+
+def unknown_replica() -> Problem:
+    """The problem of a replica that has no slot."""
+    return Problem(404, "unknown-replica", "this replica is not known here: register it with POST /v1/replicas")
 
 
 def _ended() -> Problem:

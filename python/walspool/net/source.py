@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from walspool.errors import LsnPruned, SlotLimitReached
+from walspool.errors import LsnPruned, SlotLimitReached, UnknownReplica
 from walspool.net.messages import Ack, Registration, StreamHead, WalRequest
 from walspool.net.protocol import CHUNK_BYTES, ORIGIN, Problem, Refused
 from walspool.net.serving import (
@@ -25,6 +25,7 @@ from walspool.net.serving import (
     is_comparable,
     rebootstrap,
     start_of,
+    unknown_replica,
 )
 from walspool.records import Position
 from walspool.replication.primary import PrimaryReplication
@@ -108,7 +109,7 @@ class Source:
         if isinstance(answer, Problem):
             raise _refusal(answer)
         if name is not None:
-            self._settle(name, answer, facts)
+            self._settle(name, None if slot is None else start_of(request, slot), answer, facts)
             self._opened(name, session, now_s, holds=answer.previous.lsn > 0 and not answer.reset)
         return Pull(self, request, session, answer.previous, now_s)
 
@@ -227,9 +228,11 @@ class Source:
     def _meet(self, term: int | None) -> None:
         """A newer term fences this primary, whoever presents it, and is answered with that before anything else."""
         problem = decide_term(term, self._primary.term)
-        if problem is not None and term is not None:
+        if problem is None or term is None:
+            return
+        if problem.kind == "newer-term":
             self._primary.fence(term)
-            raise _refusal(problem)
+        raise _refusal(problem)
 
     def _opened(self, replica_id: str, session: int | None, now_s: float, *, holds: bool = False) -> None:
         with self._lock:
@@ -245,13 +248,21 @@ class Source:
         if problem is not None:
             raise _refusal(problem)
 
-    def _settle(self, replica_id: str, answer: Serve, facts: LogFacts) -> None:
-        """The slot follows the decision; a prune may have come in between."""
-        if answer.reset:
-            try:
+    def _settle(self, replica_id: str, since_lsn: int | None, answer: Serve, facts: LogFacts) -> None:
+        """The slot, if there is one, follows the decision, durably before the first byte; a prune may come between.
+
+        ``since_lsn``: what the replica has, ``None`` where it has no slot either.
+        """
+        try:
+            if answer.reset:
                 self._primary.reset_slot(replica_id, answer.previous.lsn)
-            except LsnPruned:
-                raise _refusal(rebootstrap("wal-removed", facts)) from None
+            elif since_lsn is not None:
+                # a new slot is at the end of the log, and a replica may have gone back: it needs more than was kept
+                self._primary.set_slot_back(replica_id, since_lsn)
+        except LsnPruned:
+            raise _refusal(rebootstrap("wal-removed", facts)) from None
+        except UnknownReplica:
+            raise _refusal(unknown_replica()) from None
         if answer.previous.lsn:  # 0 would mean: from the slot
             plan = self._primary.plan_replica_resume(replica_id, answer.previous.lsn)
             if isinstance(plan, FullRebootstrap):

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 
-from walspool.errors import AckBeyondWal, LsnPruned
+from walspool.errors import AckBeyondWal, LsnPruned, UnknownReplica
 from walspool.records import check_u64
 from walspool.replication.backing import Backing
 from walspool.replication.committing import CommittingPrimary
@@ -99,6 +99,24 @@ class RetainingPrimary(CommittingPrimary):
                 raise AckBeyondWal(words, lsn=lsn, current_lsn=current_lsn)
 
         self._slots.reset(id, lsn, check, self._now())
+
+    def set_slot_back(self, id: str, lsn: int) -> bool:
+        """Hold the log from ``lsn`` on for a replica that turns out to have no more than that; whether it is held.
+
+        As ``reset_slot``, durable on return, but an invalid slot and one at or below ``lsn`` stay as they are, and so
+        does one that would be past a limit there: it would only be lost for what it holds.
+        """
+        self._open()
+        slot = self._slots.get(id)
+        if slot is None:
+            raise UnknownReplica(replica_id=id)
+        if not slot.valid or slot.restart_lsn <= lsn:
+            return slot.valid
+        lag_lsn = max(self._backing.current_lsn - lsn, 0)
+        if past_limit(self._limits, lag_lsn, 0, lambda: self._backing.extent_after(lsn)[1]) is not None:
+            return False
+        self.reset_slot(id, lsn)
+        return True
 
     # -- retention -----------------------------------------------------------------------------------------------------
 
