@@ -119,9 +119,11 @@ def test_behind_the_cap_it_starts_again_by_itself(core: ModuleType, tmp_path: Pa
 
 def test_a_snapshot_that_is_not_loaded_whole_is_asked_for_again(site: Site, tmp_path: Path) -> None:
     tries: list[str] = []
+    started = threading.Event()
 
     def load(lsn: int, chunks: Iterator[bytes]) -> None:
-        tries.append("begun")
+        assert started.wait(PATIENCE_S)
+        tries.append(str(again.status().error))
         if len(tries) == 1:
             raise RuntimeError("the database is away")
         if len(tries) == 2:
@@ -135,12 +137,11 @@ def test_a_snapshot_that_is_not_loaded_whole_is_asked_for_again(site: Site, tmp_
         same(one, site)
     lose_what_it_needs(site)
     with follower(site, tmp_path, load_snapshot=load) as again:
-        assert "the database is away" in str(eventually(again, lambda status: len(tries) == 1 and status.error).error)
-        assert "before it had the whole" in str(
-            eventually(again, lambda status: len(tries) == 2 and status.error).error
-        )
+        started.set()
         assert again.wait_for(site.primary.current_logical_lsn, PATIENCE_S)
         assert (len(tries), again.status().bootstraps) == (3, 1)
+    assert "the database is away" in tries[1]
+    assert "before it had the whole" in tries[2]
 
 
 def test_without_a_way_to_load_it_stops_and_its_log_stays(site: Site, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import queue
 import socket
 import threading
 from collections.abc import Iterator
@@ -73,17 +74,15 @@ def test_behind_a_chunk_that_is_none_nothing_is_read(rest: bytes) -> None:
 
 
 @pytest.mark.parametrize("words", ["a problem", "no HTTP"])
-def test_what_a_former_primary_says_is_logged_in_one_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, words: str
-) -> None:
+def test_what_a_former_primary_says_is_logged_in_one_line(tmp_path: Path, words: str) -> None:
     problem = Problem(403, "forbidden", "no\nCRITICAL the log is corrupt \x1b[31m")
     body = problem.encode()
     head = f"HTTP/1.1 403 no\r\n{CHECKSUM}: {problem.check()}\r\ncontent-length: {len(body)}\r\n\r\n"
-    seen = threading.Event()
+    seen: queue.Queue[str] = queue.Queue()
 
     class Seen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            seen.set()
+            seen.put(record.getMessage())
 
     handler = Seen()
     logging.getLogger("walspool").addHandler(handler)
@@ -94,9 +93,8 @@ def test_what_a_former_primary_says_is_logged_in_one_line(
         ):
             Identity("key", None, (Upstream(url, "a"),)).save(tmp_path / "app.db")
             present_term(primary, tmp_path / "app.db")
-            assert seen.wait(PATIENCE_S)
+            told = seen.get(timeout=PATIENCE_S)
     finally:
         logging.getLogger("walspool").removeHandler(handler)
-    told = caplog.messages[0]
     assert "CRITICAL" in told
     assert told.isprintable()

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from walspool.errors import UnknownReplica
+from walspool.errors import SpoolClosed, UnknownReplica
 from walspool.metrics import CONTENT_TYPE, Collector, page
 from walspool.net.auth import EVERYTHING, NOTHING, Grant, TokenAuth, refuse_foreign
 from walspool.net.lanes import MAX_LOADS, Lane, Lanes
@@ -137,6 +137,8 @@ class ReplicationApp(Starlette):
                 return _problem(error.problem)
             except ClientDisconnect:
                 return Response(status_code=400)
+            except SpoolClosed:
+                return _problem(Problem(503, "ending", "the log of this server is closed"))
             except Exception:
                 # what went wrong here is nobody's business there
                 log.exception("a request to %s failed", request.scope["route"].path)
