@@ -346,6 +346,12 @@ def test_a_shutdown_ends_open_responses_at_once(served: Served) -> None:
     assert served.refusal("GET", "/v1/wal?since_lsn=0").kind == "ending"
 
 
+def test_a_closed_log_is_no_failure_of_the_server(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    served.primary.close()
+    assert served.refusal("GET", "/v1/wal?since_lsn=0").kind == "ending"
+    assert caplog.text == ""
+
+
 def test_a_client_that_goes_away_is_forgotten(served: Served) -> None:
     session = served.register(instance="one")
     response = served.pull("replica_id=a&since_lsn=0", session)
