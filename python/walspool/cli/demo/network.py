@@ -206,11 +206,12 @@ class _Story:
         if lsn < acknowledged:
             raise DemoFailed(f"LSN {acknowledged} was acknowledged, but the primary is back with LSN {lsn}")
         self._client.next_lsn = lsn + 1
+        self._write(self._at(36))
         back = self._caught_up(self._port, EU, US)
         self.outcome.primary_killed = {"acknowledged_lsn": acknowledged, "lsn": lsn, "caught_up_lsn": back}
         self._tell(
             "kill 2",
-            f"{FIRST} killed in a request, LSN {acknowledged} acknowledged; restarted with LSN {lsn}, and followed",
+            f"{FIRST} killed in a request behind LSN {acknowledged}; restarted with LSN {lsn}; all have LSN {back}",
         )
 
     def _kill_primary(self, lsn: int) -> None:
@@ -237,7 +238,7 @@ class _Story:
         self._write(self._at(75))
 
         def gone() -> bool:
-            return _status(self._port)["pruned_through"] > lsn
+            return int(_status(self._port)["pruned_through"]) > lsn
 
         until(f"{FIRST} prunes what {US} would need", gone)
         pruned = _status(self._port)["pruned_through"]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import walspool
 from walspool.cli.demo.tree import DemoFailed
@@ -132,7 +132,7 @@ class Machine:
 def _signals_held() -> Iterator[None]:
     """What arrives meanwhile comes behind the block. Blocking it instead would be handed on to the process."""
     came: list[int] = []
-    before = {
+    before: dict[int, Any] = {
         number: signal.signal(number, lambda arrived, _: came.append(arrived))
         for number in (signal.SIGINT, signal.SIGTERM)
     }

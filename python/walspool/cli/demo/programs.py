@@ -68,4 +68,10 @@ def _read(source: BinaryIO, size: int) -> bytes:
 
 if __name__ == "__main__":
     work, *paths = sys.argv[1:]
-    {"apply": apply, "give": give, "load": load}[work](*map(Path, paths))
+    folder = Path(paths[-1])
+    if work == "give":
+        give(Path(paths[0]), folder)
+    elif work == "load":
+        load(folder)
+    else:
+        apply(folder)
