@@ -7,6 +7,7 @@ import shlex
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,15 +158,11 @@ class _Story:
         self._relay.target = self._port = int(said["url"].rpartition(":")[2])
         return said
 
-    def _caught_up(self, port: int, *names: str) -> int:
-        """Wait until these replicas have on their disks what the primary has; its last LSN."""
+    def _caught_up(self, *names: str) -> int:
+        """Wait until these replicas have applied what the primary has, each from its own log; its last LSN."""
         lsn = self._client.next_lsn - 1
-
-        def durable() -> bool:
-            found = {each["id"]: each["last_durable_lsn"] for each in _status(port)["replicas"]}
-            return all((found.get(name) or 0) >= lsn for name in names)
-
-        until(f"{' and '.join(names)} at LSN {lsn}", durable)
+        for name in names:
+            until(f"{name} applies LSN {lsn}", partial(self._replicas[name].holds, lsn))
         return lsn
 
     def start(self) -> None:
@@ -179,7 +176,7 @@ class _Story:
             each.start()
             self._tell("follow", f"{name} follows it through a relay, and keeps a tree of files by its --apply program")
         self._write(self._at(12))
-        self._tell("written", f"LSN {self._caught_up(self._port, EU, US)}, on three disks")
+        self._tell("written", f"LSN {self._caught_up(EU, US)}, on three disks")
 
     def _write(self, through: int) -> None:
         if not self._client.write(self._port, through):
@@ -192,7 +189,7 @@ class _Story:
         lsn = self._replicas[EU].end_lsn()
         acknowledged = self._client.acknowledged
         replica.start()
-        back = self._caught_up(self._port, EU)
+        back = self._caught_up(EU)
         self.outcome.replica_killed = {"lsn": lsn, "acknowledged_lsn": acknowledged, "caught_up_lsn": back}
         self._tell(
             "kill 1", f"{EU} killed at LSN {lsn}, writing went on to LSN {acknowledged}; restarted, has LSN {back}"
@@ -207,7 +204,7 @@ class _Story:
             raise DemoFailed(f"LSN {acknowledged} was acknowledged, but the primary is back with LSN {lsn}")
         self._client.next_lsn = lsn + 1
         self._write(self._at(36))
-        back = self._caught_up(self._port, EU, US)
+        back = self._caught_up(EU, US)
         self.outcome.primary_killed = {"acknowledged_lsn": acknowledged, "lsn": lsn, "caught_up_lsn": back}
         self._tell(
             "kill 2",
@@ -225,7 +222,7 @@ class _Story:
             self.outcome.connections_cut = self._relay.cut()
 
         self._client.write(self._port, self._at(45), self._at(38), cut)
-        lsn = self._caught_up(self._port, EU, US)
+        lsn = self._caught_up(EU, US)
         self._tell(
             "cut",
             f"{self.outcome.connections_cut} connections dropped while records passed; both go on, and have LSN {lsn}",
@@ -243,7 +240,9 @@ class _Story:
         until(f"{FIRST} prunes what {US} would need", gone)
         pruned = _status(self._port)["pruned_through"]
         self._machines[US].start()
-        back = self._caught_up(self._port, US)
+        self._caught_up(US)
+        self._write(self._at(78))  # behind the snapshot, so that its log is there once it has applied this
+        back = self._caught_up(US)
         with walspool.open(self._replicas[US].log, read_only=True) as log:
             snapshot = log.pruned_through
         if snapshot < pruned:
@@ -321,9 +320,7 @@ class _Story:
         self._tell("diverged", f"{FIRST} follows {name}, and is refused: {refused.last_words()}")
         self._stack.enter_context(self._replicas[FIRST].following(url, "--start-again")).start()
         self._write(len(self._tree.names))
-        lsn = self._caught_up(self._port, FIRST, other)
-        for each in (FIRST, other):
-            until(f"{each} applies LSN {lsn}", lambda each=each: self._replicas[each].holds(lsn))  # type: ignore[misc]
+        lsn = self._caught_up(FIRST, other)
         self._tell(
             "again", f"{FIRST} gave its tail up (--start-again); it and {other} follow {name}, and have LSN {lsn}"
         )
