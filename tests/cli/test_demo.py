@@ -1,4 +1,4 @@
-"""The demo: what it claims, what it leaves, and that it would notice a difference."""
+"""The demo of one log, ``demo --local``: what it claims, what it leaves, and that it would notice a difference."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def small_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes([number % 256]) * (number * 7))
     tree = Tree(str(root), names, sum(number * 7 for number in range(600)))
-    monkeypatch.setattr(Tree, "of_standard_library", lambda: tree)
+    monkeypatch.setattr(Tree, "of_standard_library", lambda largest=0: tree)
     monkeypatch.setattr("walspool.cli.demo.figures.SECONDS", 0.05)
     return tree
 
@@ -35,7 +35,7 @@ def small_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
 def test_the_demo_on_the_standard_library(tmp_path: Path) -> None:
     folder = tmp_path / "below"
     folder.mkdir()
-    answer = process("demo", "--json", env={**os.environ, "TMPDIR": str(folder)})
+    answer = process("demo", "--local", "--json", env={**os.environ, "TMPDIR": str(folder)})
     assert (answer.code, answer.err) == (0, "")
     facts = answer.document
     assert facts["ok"] is True
@@ -53,7 +53,7 @@ def test_the_demo_on_the_standard_library(tmp_path: Path) -> None:
 
 
 def test_plain_lines_and_the_table(command: Command, small_tree: Tree, tmp_path: Path) -> None:
-    answer = command("demo", "--dir", tmp_path / "work")
+    answer = command("demo", "--local", "--dir", tmp_path / "work")
     assert (answer.code, answer.err) == (0, "")
     steps = [each.split("  ")[0].strip() for each in answer.lines]
     kills = [each for each in steps if each.startswith("kill ")]
@@ -69,7 +69,7 @@ def test_plain_lines_and_the_table(command: Command, small_tree: Tree, tmp_path:
 
 def test_a_folder_that_is_in_use_is_refused(command: Command, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
-    answer = command("demo", "--dir", tmp_path)
+    answer = command("demo", "--local", "--dir", tmp_path)
     assert answer.code == 2
     assert answer.says("not empty")
     assert [each.name for each in tmp_path.iterdir()] == ["mine"]
@@ -77,7 +77,7 @@ def test_a_folder_that_is_in_use_is_refused(command: Command, tmp_path: Path) ->
 
 def test_keep_says_where(command: Command, small_tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    answer = command("demo", "--keep", "--json")
+    answer = command("demo", "--local", "--keep", "--json")
     assert answer.code == 0
     (kept,) = tmp_path.glob("walspool-demo-*")
     assert answer.says(str(kept))
@@ -111,7 +111,7 @@ def test_a_difference_is_exit_code_1_and_named(
         return files
 
     monkeypatch.setattr(steps, "rebuild", spoilt)
-    answer = command("demo", "--dir", tmp_path / "work", "--json")
+    answer = command("demo", "--local", "--dir", tmp_path / "work", "--json")
     assert answer.code == 1
     assert answer.says("first differing file: folder1/" + name)
     assert answer.document == {"ok": False, "failure": answer.err.removeprefix("walspool: ").rstrip("\n")}
@@ -139,7 +139,7 @@ def test_a_record_that_points_elsewhere_is_not_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, sent: signal.Signals, code: int) -> None:
-    line = [sys.executable, "-m", "walspool.cli", "demo"]
+    line = [sys.executable, "-m", "walspool.cli", "demo", "--local"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(line, env={**os.environ, "TMPDIR": str(tmp_path)}, **options) as demo:  # type: ignore[call-overload]
         for each in demo.stdout:

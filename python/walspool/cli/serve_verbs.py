@@ -26,7 +26,7 @@ from walspool.cli.programs import snapshot_of
 if TYPE_CHECKING:
     from walspool.net import TokenAuth
 
-__all__ = ["client_tls", "promote", "serve"]
+__all__ = ["client_tls", "need_the_server", "promote", "serve"]
 
 _FILE: dict[str, Any] = {"metavar": "F", "show_default": False}
 
@@ -70,7 +70,7 @@ def serve(
     Any address but this machine's own needs --tokens, and TLS unless --insecure is said. A log with damaged records is
     refused. A promoted log tells its former primary that it was replaced, until that has answered.
     """
-    _need_the_server()
+    need_the_server("serving")
     from walspool import net
 
     auth = _refuse_an_open_door(host, tokens, tls_cert, tls_key, insecure)
@@ -89,12 +89,13 @@ def serve(
         _run(made, listening, tls_cert, tls_key, partial(_tell, primary, path, url, as_json))
 
 
-def _need_the_server() -> None:
+def need_the_server(what: str, otherwise: str = "") -> None:
+    """``ImportError`` in words where the extra is not installed that a server needs."""
     missing = [
         each for each in ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client") if find_spec(each) is None
     ]
     if missing:
-        raise ImportError(f"serving needs {' and '.join(missing)}: pip install 'walspool[server]'")
+        raise ImportError(f"{what} needs {' and '.join(missing)}: pip install 'walspool[server]'{otherwise}")
 
 
 def _refuse_an_open_door(

@@ -7,13 +7,13 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import walspool
 from walspool.cli import progress
+from walspool.cli.demo.processes import python_environment, python_line
 from walspool.cli.demo.tree import DemoFailed, Tree
 from walspool.cli.demo.writer import GROUP, SEGMENT_BYTES
 
@@ -68,9 +68,7 @@ def record_with_kills(tree: Tree, data_path: Path, tell: Callable[[Kill], None])
 
 def _write_until(data_path: Path, manifest: Path, done: int, total: int, acks: int | None) -> int:
     """Run a writer, kill it after so many acknowledgements or never; the last LSN that it acknowledged."""
-    package_root = Path(walspool.__file__).parent.parent
-    search = os.pathsep.join([str(package_root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-P", "-m", "walspool.cli.demo.writer", str(data_path), str(manifest)]
+    command = python_line("walspool.cli.demo.writer", data_path, manifest)
     acknowledged, writer = done, None
     # an interrupt must not come between the start of the writer and the place where it is known
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -79,7 +77,7 @@ def _write_until(data_path: Path, manifest: Path, done: int, total: int, acks: i
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": search},
+            env=python_environment(),
             process_group=0,  # Ctrl-C is for the parent, which ends its writer
         )
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

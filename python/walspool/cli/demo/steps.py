@@ -1,11 +1,12 @@
-"""Where the demo works, its steps in order, and what is left of it."""
+"""Where the demo works, and what is left of it; the steps of ``--local`` in order."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import typer
 
@@ -18,14 +19,31 @@ from walspool.cli.demo.report import Pruned, Result
 from walspool.cli.demo.tree import DemoFailed, Tree, rebuild
 from walspool.cli.scratch import scratch
 
-__all__ = ["run"]
+__all__ = ["Tell", "local", "run"]
+
+#: Called with a step's name and what came of it.
+Tell = Callable[[str, str], None]
 
 
-def run(directory: Path | None, *, keep: bool, as_json: bool) -> None:
-    """Do all steps and print what came of them; exit code 1 where one came out other than promised."""
+class _Found(Protocol):
+    """What all steps came to."""
+
+    def facts(self) -> dict[str, Any]: ...
+
+    def print_table(self) -> None: ...
+
+
+def run(work: Callable[[Path, Tell], _Found], directory: Path | None, *, keep: bool, as_json: bool) -> None:
+    """Do the work and print what came of it; exit code 1 where a step came out other than promised."""
+
+    def tell(step: str, text: str) -> None:
+        if not as_json:
+            output.line(f"{step:<9} {output.on_one_line(text)}")
+            output.flush()
+
     try:
         with _folder(directory, keep) as folder:
-            result = _run(folder, quiet=as_json)
+            result = work(folder, tell)
     except (DemoFailed, RecordsMissing) as error:
         if as_json:
             output.document({"ok": False, "failure": str(error)})
@@ -49,14 +67,8 @@ def _folder(directory: Path | None, keep: bool) -> Iterator[Path]:
         yield folder
 
 
-def _run(folder: Path, *, quiet: bool) -> Result:
-    """All steps; ``DemoFailed`` at the first that comes out other than promised."""
-
-    def tell(step: str, text: str) -> None:
-        if not quiet:
-            output.line(f"{step:<9} {output.on_one_line(text)}")
-            output.flush()
-
+def local(folder: Path, tell: Tell) -> Result:
+    """A log and the process that writes it; ``DemoFailed`` at the first step that comes out other than promised."""
     from walspool import core
 
     started = time.monotonic()

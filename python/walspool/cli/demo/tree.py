@@ -12,7 +12,7 @@ from pathlib import Path
 
 import walspool
 
-__all__ = ["DemoFailed", "Tree", "rebuild"]
+__all__ = ["DemoFailed", "Tree", "put", "rebuild"]
 
 #: Rewritten by running programs, or other people's packages, not the library itself.
 LEFT_OUT = {"__pycache__", "site-packages", "dist-packages"}
@@ -33,15 +33,15 @@ class Tree:
     bytes: int
 
     @classmethod
-    def of_standard_library(cls) -> Tree:
-        """The standard library of the Python that runs this."""
+    def of_standard_library(cls, largest: int = LARGEST) -> Tree:
+        """The standard library of the Python that runs this, without files above ``largest`` bytes."""
         root = sysconfig.get_path("stdlib")
         names, total = [], 0
         for folder, folders, files in os.walk(root):
             folders[:] = sorted(set(folders) - LEFT_OUT)
             for each in sorted(files):
                 path = Path(folder, each)
-                if path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST:
+                if path.is_file() and not path.is_symlink() and path.stat().st_size <= largest:
                     names.append(path.relative_to(root).as_posix())
                     total += path.stat().st_size
         return cls(root, names, total)
@@ -55,12 +55,12 @@ class Tree:
         """Read the list that ``save`` wrote."""
         return cls(**json.loads(path.read_text(encoding="ascii")))
 
-    def change(self, index: int) -> walspool.ChangeRecord:
+    def change(self, index: int, term: int = 1) -> walspool.ChangeRecord:
         """One file as a change record: its bytes as the entity, its relative path beside them."""
         name = self.names[index]
         path = Path(self.root, name)
         return walspool.ChangeRecord(
-            term=1,
+            term=term,
             lsn=index + 1,
             timestamp=time.time_ns() // 1_000_000,
             operation=walspool.ChangeOperation.INSERT,
@@ -90,16 +90,22 @@ def rebuild(spool: walspool.LogicalWalSpool, target: Path) -> int:
     """Write every file that the log holds below ``target``; how many."""
     files = 0
     for entry in spool.entries():
-        change = entry.change()
-        metadata = change.metadata
-        name = metadata.get("path") if isinstance(metadata, dict) else None
-        if not isinstance(name, str) or name.startswith("/") or ".." in name.split("/") or change.entity_bytes is None:
-            raise DemoFailed(f"LSN {entry.lsn} is not one of the records that were written")
-        path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(change.entity_bytes)
+        put(entry.lsn, entry.change(), target)
         files += 1
     return files
+
+
+def put(lsn: int, change: walspool.ChangeRecord, target: Path) -> None:
+    """Write the file of one record below ``target``: it is there whole, or not at all."""
+    metadata = change.metadata
+    name = metadata.get("path") if isinstance(metadata, dict) else None
+    if not isinstance(name, str) or name.startswith("/") or ".." in name.split("/") or change.entity_bytes is None:
+        raise DemoFailed(f"LSN {lsn} is not one of the records that were written")
+    path = target / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part.write_bytes(change.entity_bytes)
+    part.replace(path)
 
 
 def _digest(path: Path) -> bytes:
