@@ -167,9 +167,7 @@ impl Appender {
             let first = queue.position().of(&parts[0]).lsn;
             for part in parts {
                 stage(queue, batch, part, queue.position().of(part));
-                if let Some(writer) = writer.as_deref_mut() {
-                    writer.write_ahead(batch);
-                }
+                writer = writer.and_then(|writer| writer.write_ahead(batch).then_some(writer));
             }
             Ok(Staged::Queued(Some((first, queue.lsn))))
         })

@@ -129,6 +129,10 @@ impl<F: Flusher> GroupCommit<F> {
         let mut claimed = false;
         let answer = loop {
             let open = &mut *state;
+            if open.calls == 0 {
+                // What a `put` that panicked left there is nobody's.
+                F::clear(&mut open.batch);
+            }
             let own = if open.calls == 0 { open.flusher.as_deref_mut() } else { None };
             match put(&mut open.queue, &mut open.batch, own) {
                 Ok(Staged::NoRoom) => {

@@ -2,7 +2,7 @@
 //!
 //! | step | a crash right after it leaves | an error of it |
 //! |---|---|---|
-//! | look at the file | what was durable | removed or shortened: poisoned; any other: only this batch is lost |
+//! | look at the file | what was durable, any part written ahead | removed or shortened: poisoned; any other: cut back where parts were written ahead |
 //! | write parts of a large batch ahead, while the rest is made ready | any part of the batch, un-acknowledged | they are written again with the rest |
 //! | write the batch | any part of the batch, un-acknowledged | cut back |
 //! | write zeros ahead of small batches | the same, and zeros | no more zeros in this file |
@@ -18,7 +18,7 @@
 //!
 //! | step of filling, while nothing is appended | a crash right after it leaves | an error of it |
 //! |---|---|---|
-//! | look at the file | what was durable | as above |
+//! | look at the file | what was durable, any part written ahead | as above |
 //! | write zeros ahead of large batches | the same, and zeros | no more zeros in this file |
 //! | sync | the same | poisoned: the next sync may not hear of it |
 //!
@@ -150,7 +150,7 @@ impl Writer {
     pub fn seal(&mut self) -> Result<()> {
         self.burst = 0;
         self.with_target(|writer, target| {
-            let size = writer.look(target)?;
+            let size = writer.look(target, target.summary.valid_bytes)?;
             writer.trim(target, size)
         })
     }
@@ -216,10 +216,9 @@ impl Writer {
         outcome
     }
 
-    /// The size of the file, which must hold all that is durable and nothing else but zeros.
-    fn look(&mut self, target: &mut Target) -> Result<u64> {
+    /// The size of the file, which must hold the `end` bytes that were written and nothing else but zeros.
+    fn look(&mut self, target: &mut Target, end: u64) -> Result<u64> {
         let (size, links) = target.file.size_and_links()?;
-        let end = target.summary.valid_bytes;
         let reason = if links == 0 {
             "the file was removed under the open spool"
         } else if size < end {
@@ -248,32 +247,42 @@ impl Writer {
     }
 
     /// Writes what gathered of a large batch, so that the disk is at work while the rest is made ready. An error is
-    /// left to the flush, which writes those bytes again, and so is a file that is not as it should be.
-    pub fn write_ahead(&mut self, batch: &mut Batch) {
+    /// left to the flush, which writes those bytes again, and so is a file that is not as it should be: false, and
+    /// no more of this batch is to be tried.
+    pub fn write_ahead(&mut self, batch: &mut Batch) -> bool {
         if batch.bytes.len() < AHEAD_BYTES {
-            return;
+            return true;
         }
         let outcome = self.with_target(|_, target| {
             let end = target.summary.valid_bytes;
             let (found, links) = target.file.size_and_links()?;
-            if links == 0 || found < end || target.uncut {
-                return Ok(());
-            }
             let Ahead { count, size } = batch.ahead.unwrap_or(Ahead { count: 0, size: found });
+            if links == 0 || found < end + count || target.uncut {
+                return Ok(false);
+            }
             let (start, more) = (end + count, batch.bytes.len() as u64);
             target.file.write_at(&batch.bytes, start)?;
             target.file.begin_writeback(start, more);
             batch.ahead = Some(Ahead { count: count + more, size });
             batch.bytes.clear();
-            Ok::<(), CoreError>(())
+            Ok::<bool, CoreError>(true)
         });
-        drop(outcome);
+        outcome.unwrap_or(false)
     }
 
     fn write(&mut self, target: &mut Target, batch: &Batch) -> Result<(), Failure> {
-        let found = self.look(target)?;
-        let Ahead { count, size } = batch.ahead.unwrap_or(Ahead { count: 0, size: found });
         let start = target.summary.valid_bytes;
+        let held = start + batch.ahead.map_or(0, |ahead| ahead.count);
+        let found = match self.look(target, held) {
+            Ok(found) => found,
+            Err(error) => {
+                if batch.ahead.is_some() && self.poisoned.is_none() {
+                    self.cut_back(target);
+                }
+                return Err(error.into());
+            }
+        };
+        let Ahead { count, size } = batch.ahead.unwrap_or(Ahead { count: 0, size: found });
         let end = start + batch.len() as u64;
         if let Err(error) = target.file.write_at(&batch.bytes, start + count) {
             self.cut_back(target);
@@ -328,7 +337,7 @@ impl Writer {
             return Ok(false);
         }
         self.with_target(|writer, target| {
-            let size = writer.look(target)?;
+            let size = writer.look(target, target.summary.valid_bytes)?;
             let filled = writer.fill_ahead(target, size, target.summary.valid_bytes + writer.burst);
             if filled.some {
                 let synced = target.file.sync_all();

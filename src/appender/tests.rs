@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Appended, Appender, MARK_BYTES, Mark, Options, Position, Record, split};
+use super::{Appended, Appender, Failure, MARK_BYTES, Mark, Options, Part, Position, Record, split};
 use crate::error::CoreError;
 use crate::file::File;
 use crate::frame::{HEADER, TRAILER, encode, u64_at};
@@ -147,7 +147,7 @@ fn a_large_batch_is_on_its_way_before_it_is_whole() {
             let position = Position { lsn, term: 1 };
             batch.add(&next(&payload), position);
             queue.advance(position);
-            writer.write_ahead(batch);
+            assert!(writer.write_ahead(batch));
             sizes.push((log.size(), batch.bytes.len()));
         }
         Ok(Staged::Queued(()))
@@ -450,4 +450,78 @@ fn a_panic_of_the_writer_poisons_and_leaves_nobody_waiting() {
     assert_eq!(log.appender.append_one(&next(b"more")).unwrap_err().error, poisoned);
     assert_eq!(log.appender.seal().unwrap_err(), poisoned);
     log.appender.close().unwrap();
+}
+
+/// Three parts of 300 KiB, of which two are written ahead, `between` that and the flush.
+fn append_ahead(appender: &Appender, between: impl Fn()) -> Result<(), Failure> {
+    let payload = vec![1; 300 << 10];
+    appender.commit.commit(|queue, batch, writer| {
+        let writer = writer.expect("nobody else writes");
+        for lsn in 2..=4 {
+            let position = Position { lsn, term: 1 };
+            batch.add(&next(&payload), position);
+            queue.advance(position);
+            assert!(writer.write_ahead(batch));
+        }
+        between();
+        Ok(Staged::Queued(()))
+    })
+}
+
+#[test]
+fn what_was_written_ahead_and_cut_off_is_not_acknowledged() {
+    let log = Log::new(PLAIN);
+    log.appender.append_one(&next(b"before")).unwrap();
+    let size = log.size();
+    let cut = || std::fs::OpenOptions::new().write(true).open(&log.path).unwrap().set_len(size).unwrap();
+    let refused = append_ahead(&log.appender, cut).unwrap_err().error;
+    assert!(matches!(refused, CoreError::Corrupt { .. }), "{refused}");
+    assert_eq!(log.marked_lsn(), 1);
+    assert_eq!(log.check().records, 1);
+}
+
+#[test]
+fn a_write_ahead_that_failed_is_not_tried_again_in_its_batch() {
+    let full = File::new(OwnedFd::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap()));
+    let appender = Appender::new(Arc::new(full), Summary::new(0), None, 0, 1, PLAIN);
+    let payload = vec![1; 600 << 10];
+    let refused = appender.commit.commit(|_, batch, writer| {
+        batch.add(&next(&payload), Position { lsn: 1, term: 1 });
+        assert!(!writer.expect("nobody else writes").write_ahead(batch));
+        batch.clear();
+        Ok(Staged::Refused(()))
+    });
+    refused.unwrap();
+}
+
+/// Two large frames, and one that panics.
+struct Bad(bool, Vec<u8>);
+
+impl Part for Bad {
+    fn lsn(&self) -> Option<u64> {
+        None
+    }
+    fn term(&self) -> Option<u64> {
+        None
+    }
+    fn frame_len(&self) -> usize {
+        self.1.len() + OVERHEAD as usize
+    }
+    fn write(&self, position: Position, batch: &mut Vec<u8>) {
+        assert!(!self.0, "on purpose");
+        next(&self.1).write(position, batch);
+    }
+}
+
+#[test]
+fn parts_of_a_call_that_panicked_are_not_the_next_ones() {
+    let log = Log::new(PLAIN);
+    log.appender.append_one(&next(b"before")).unwrap();
+    let parts = [false, false, true].map(|bad| Bad(bad, vec![1; 300 << 10]));
+    let call = std::panic::AssertUnwindSafe(|| log.appender.append(&parts, None));
+    assert!(std::panic::catch_unwind(call).is_err());
+    log.appender.seal().unwrap();
+    log.appender.unseal().unwrap();
+    assert_eq!(log.appender.append_one(&next(b"after")).unwrap(), Some(2));
+    assert_eq!(log.check().records, 2);
 }

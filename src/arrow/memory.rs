@@ -83,7 +83,8 @@ impl Pool {
     }
 }
 
-/// Memory that goes back to its pool, if that still is, when its last holder goes.
+/// Memory that goes back to its pool, if that still is, when its last holder goes. What one large record took does
+/// not: the next batch would be kept in all of it.
 #[derive(Debug)]
 pub struct Lent {
     memory: Option<Memory>,
@@ -106,7 +107,8 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(pool) = self.pool.upgrade() {
+        let kept = self.memory.as_ref().is_some_and(|memory| memory.len <= HUGE);
+        if kept && let Some(pool) = self.pool.upgrade() {
             *pool.spare.lock().unwrap_or_else(PoisonError::into_inner) = self.memory.take();
         }
     }
@@ -140,6 +142,8 @@ mod tests {
         assert_eq!(again.bytes().as_ptr(), place);
         drop(again);
         assert_eq!(pool.take(HUGE).unwrap().len, HUGE);
+        drop(Lent::new(pool.take(HUGE + 1).unwrap(), &pool));
+        assert_eq!(pool.take(100).unwrap().len, 100, "a small batch does not keep the memory of a large record");
         drop(pool);
         drop(second);
     }
