@@ -144,7 +144,7 @@ fn a_large_batch_is_on_its_way_before_it_is_whole() {
     let staged = log.appender.commit.commit(|queue, batch, writer| {
         let writer = writer.expect("nobody else writes");
         for lsn in 2..=6 {
-            let position = Position { lsn, term: 1 };
+            let position = Position { lsn, term: 1, fence: None };
             batch.add(&next(&payload), position);
             queue.advance(position);
             assert!(writer.write_ahead(batch));
@@ -441,7 +441,7 @@ fn a_panic_of_the_writer_poisons_and_leaves_nobody_waiting() {
     assert_eq!(log.appender.append_one(&next(b"good")).unwrap(), Some(1));
     let outcome = log.appender.commit.commit(|_, batch, _| {
         // Half a frame is not what was noted of it.
-        batch.add(&next(b"payload"), Position { lsn: 2, term: 1 });
+        batch.add(&next(b"payload"), Position { lsn: 2, term: 1, fence: None });
         batch.bytes.truncate(HEADER + TRAILER);
         Ok(Staged::Queued(()))
     });
@@ -458,7 +458,7 @@ fn append_ahead(appender: &Appender, between: impl Fn()) -> Result<(), Failure> 
     appender.commit.commit(|queue, batch, writer| {
         let writer = writer.expect("nobody else writes");
         for lsn in 2..=4 {
-            let position = Position { lsn, term: 1 };
+            let position = Position { lsn, term: 1, fence: None };
             batch.add(&next(&payload), position);
             queue.advance(position);
             assert!(writer.write_ahead(batch));
@@ -486,7 +486,7 @@ fn a_write_ahead_that_failed_is_not_tried_again_in_its_batch() {
     let appender = Appender::new(Arc::new(full), Summary::new(0), None, 0, 1, PLAIN);
     let payload = vec![1; 600 << 10];
     let refused = appender.commit.commit(|_, batch, writer| {
-        batch.add(&next(&payload), Position { lsn: 1, term: 1 });
+        batch.add(&next(&payload), Position { lsn: 1, term: 1, fence: None });
         assert!(!writer.expect("nobody else writes").write_ahead(batch));
         batch.clear();
         Ok(Staged::Refused(()))
@@ -498,6 +498,7 @@ fn a_write_ahead_that_failed_is_not_tried_again_in_its_batch() {
 struct Bad(bool, Vec<u8>);
 
 impl Part for Bad {
+    const OWN: bool = true;
     fn lsn(&self) -> Option<u64> {
         None
     }

@@ -108,8 +108,12 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let kept = self.memory.as_ref().is_some_and(|memory| memory.len <= HUGE);
-        if kept && let Some(pool) = self.pool.upgrade() {
-            *pool.spare.lock().unwrap_or_else(PoisonError::into_inner) = self.memory.take();
+        // in a forked child whoever held the lock is not there
+        if kept
+            && let Some(pool) = self.pool.upgrade()
+            && let Ok(mut spare) = pool.spare.try_lock()
+        {
+            *spare = self.memory.take();
         }
     }
 }
