@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +22,8 @@ from walspool.cli.opening import must_exist
 from walspool.cli.programs import snapshot_of
 
 if TYPE_CHECKING:
+    import ssl
+
     from walspool.net import TokenAuth
 
 __all__ = ["client_tls", "need_the_server", "promote", "serve"]
@@ -111,13 +111,19 @@ def _refuse_an_open_door(
         if cert is None and not insecure:
             raise typer.BadParameter(f"--host {host} needs --tls-cert and --tls-key, or --insecure: tokens are secrets")
     if cert is not None:  # said now, in words, and not once uvicorn is under way
+        import ssl
+
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
     return None if tokens is None else net.TokenAuth.load(tokens)
 
 
 def client_tls(authority: Path | None) -> ssl.SSLContext | None:
     """A context that trusts this authority alone; ``None`` for the system's."""
-    return None if authority is None else ssl.create_default_context(cafile=authority)
+    if authority is None:
+        return None
+    import ssl  # and not when the command starts: help is to come at once
+
+    return ssl.create_default_context(cafile=authority)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -183,6 +189,8 @@ def _run(app: Any, listening: socket.socket, cert: Path | None, key: Path | None
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
+            import asyncio
+
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self._end, number)
