@@ -56,7 +56,7 @@ class Ends:
         """One whole response; how many chunks."""
         request = self.sink.following.request(self.sink.own)
         pull = self.source.pull(request, self.sink.following.session, self.now_s)
-        assert self.sink.begin(pull.head(), self.now_s)
+        assert self.sink.begin(pull.head, self.now_s)
         count = 0
         while not isinstance(step := pull.step(self.now_s), Wait) and step is not None:
             count += 1
@@ -135,7 +135,7 @@ def test_a_follower_catches_up_and_acknowledges(ends: Ends) -> None:
 def test_frames_that_come_in_pieces(ends: Ends) -> None:
     ends.register()
     pull = ends.source.pull(ends.sink.following.request(ends.sink.own), 100, 0.0)
-    assert ends.sink.begin(pull.head(), 0.0)
+    assert ends.sink.begin(pull.head, 0.0)
     while not isinstance(step := pull.step(0.0), Wait):
         assert step is not None
         for at in range(len(step)):
@@ -156,7 +156,7 @@ def test_frames_that_come_in_pieces(ends: Ends) -> None:
 def test_a_flipped_bit_in_a_frame_ends_the_response(ends: Ends, at: int) -> None:
     ends.register()
     pull = ends.source.pull(ends.sink.following.request(ends.sink.own), 100, 0.0)
-    assert ends.sink.begin(pull.head(), 0.0)
+    assert ends.sink.begin(pull.head, 0.0)
     step = pull.step(0.0)
     assert isinstance(step, bytes | memoryview)
     data = bytearray(step)
@@ -170,7 +170,7 @@ def test_a_flipped_bit_in_a_frame_ends_the_response(ends: Ends, at: int) -> None
 def test_frames_twice_are_taken_once(ends: Ends) -> None:
     ends.register()
     pull = ends.source.pull(ends.sink.following.request(ends.sink.own), 100, 0.0)
-    assert ends.sink.begin(pull.head(), 0.0)
+    assert ends.sink.begin(pull.head, 0.0)
     step = pull.step(0.0)
     assert isinstance(step, bytes | memoryview)
     assert ends.sink.take(bytes(step), 0.0)

@@ -60,6 +60,18 @@ def test_any_other_response_is_not(following: Following, previous: Position) -> 
     assert following.next_ack() is None
 
 
+def test_it_agrees_with_a_primary_once_a_response_has_fitted(following: Following) -> None:
+    assert not following.agrees
+    following.request(LOG)
+    following.head(StreamHead(3, 90, 1, LAST), LOG, 0.0)
+    assert following.agrees
+    following.registered(8)
+    assert not following.agrees
+    following.head(StreamHead(3, 90, 1, LAST), LOG, 0.0)
+    following.refused(problem("diverged", ours="3:7:00000001", theirs="3:7:00000002"), 1.0)
+    assert not following.agrees
+
+
 def test_a_primary_of_an_older_term_is_refused(following: Following) -> None:
     assert not following.head(StreamHead(2, 90, 1, LAST), LOG, 1.0)
     assert isinstance(following.error, walspool.StaleTermError)

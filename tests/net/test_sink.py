@@ -111,7 +111,7 @@ def test_a_large_record_in_many_pieces_is_copied_once(ends: Ends, monkeypatch: p
     ends.write(1)
     ends.register()
     pull = ends.source.pull(ends.sink.following.request(ends.sink.own), 100, 0.0)
-    assert ends.sink.begin(pull.head(), 0.0)
+    assert ends.sink.begin(pull.head, 0.0)
     monkeypatch.setattr(LogicalWalSpool, "append_frames", counted)
     whole = b""
     while not isinstance(step := pull.step(0.0), Wait):
@@ -131,7 +131,7 @@ def test_the_position_behind_each_batch(ends: Ends, monkeypatch: pytest.MonkeyPa
     spool = ends.sink.spool
     assert spool is not None
     pull = ends.source.pull(ends.sink.following.request(ends.sink.own), 100, 0.0)
-    assert ends.sink.begin(pull.head(), 0.0)
+    assert ends.sink.begin(pull.head, 0.0)
     whole = b""
     while not isinstance(step := pull.step(0.0), Wait):
         assert step is not None

@@ -271,7 +271,7 @@ class Network:
         target.watchers.append(lambda: self.clock.after(self.rng.random() * 0.2, once))
 
     def _head(self, pull: Pull, target: Node, source: Node, calls: Calls) -> _Recorded:
-        headers = pull.head().headers()
+        headers = pull.head.headers()
         record = _Recorded(headers)
         self._recorded = [*self._recorded[-19:], record]
         self._send_head(headers, target, source, calls)

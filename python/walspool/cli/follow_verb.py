@@ -94,7 +94,7 @@ class _Watch:
             status = self._follower.status()
             self._tell(status)
             target = status.primary_lsn if target is None else target
-            if once and status.state == "pulling" and target is not None and status.applied_lsn >= target:
+            if once and status.agrees and target is not None and status.applied_lsn >= target:
                 output.line(f"LSN {status.durable_lsn}")
                 return
             self._look()
@@ -115,10 +115,10 @@ class _Watch:
             if words is not None and words != self._told[name] and status.state != "stopped":
                 output.complain(f"warning: {words}")
             self._told[name] = words
-        if status.state == "pulling" and not self._following and status.error is None:
+        if status.agrees and not self._following and status.error is None:
             output.line(f"following {output.visible(status.url)} as {status.replica_id}, LSN {status.durable_lsn}")
             output.flush()
-        self._following = status.state == "pulling" and status.error is None
+        self._following = status.agrees and status.error is None
 
 
 @contextmanager

@@ -48,6 +48,8 @@ class FollowerStatus:
     url: str
     #: ``registering``, ``pulling``, ``loading``, ``waiting`` (to try again), or ``stopped``.
     state: str
+    #: Whether its log was found to be a part of the primary's since it last registered there.
+    agrees: bool
     #: The highest term that it has met.
     term: int
     #: Everything through here is durable in its log.
@@ -225,6 +227,7 @@ class Follower:
                 replica_id=self._upstream.replica_id,
                 url=self._upstream.url,
                 state=following.state.value,
+                agrees=following.agrees,
                 term=own[1],
                 durable_lsn=own[0],
                 applied_lsn=own[0] if applying is None else min(applying.lsn, own[0]),

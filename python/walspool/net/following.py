@@ -107,6 +107,11 @@ class Following:
         #: How often the logs were found to have diverged.
         self.divergences = 0
 
+    @property
+    def agrees(self) -> bool:
+        """Whether a response has fitted behind our last record since we registered: our log is a part of its own."""
+        return self._durable is not None and self.state is State.PULLING
+
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def registration(self) -> Registration:

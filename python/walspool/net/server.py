@@ -232,19 +232,12 @@ class ReplicationApp(Starlette):
             gone.cancel()
             pull.close(time.monotonic())
 
-        try:
-            first = await self._next(pull, gone)
-            head = await self._lanes.run(Lane.STREAM, pull.head)
-        except BaseException:
-            close()
-            raise
-        return _Stream(self._frames(pull, first, gone), head.headers(), close)
+        # at once, before there is a record: what the replica holds is acknowledged behind it
+        return _Stream(self._frames(pull, gone), pull.head.headers(), close)
 
-    async def _frames(self, pull: Pull, first: bytes | None, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
-        data = first
-        while data is not None:
+    async def _frames(self, pull: Pull, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
+        while (data := await self._next(pull, gone)) is not None:
             yield data
-            data = await self._next(pull, gone)
 
     async def _next(self, pull: Pull, gone: asyncio.Future[None]) -> bytes | None:
         """The next frames, once there are some; ``None`` at the end of the response, and once the client is gone."""

@@ -110,8 +110,10 @@ class Source:
             raise _refusal(answer)
         if name is not None:
             self._settle(name, None if slot is None else start_of(request, slot), answer, facts)
+        head = StreamHead(self._primary.term, self._spool.current_lsn, self._spool.oldest_lsn, answer.previous)
+        if name is not None:
             self._opened(name, session, now_s, holds=answer.previous.lsn > 0 and not answer.reset)
-        return Pull(self, request, session, answer.previous, now_s)
+        return Pull(self, request, session, head, now_s)
 
     def acknowledge(self, replica_id: str, session: int | None, ack: Ack, now_s: float) -> dict[str, Any]:
         """Count an acknowledgement. ``Refused``: it counts for nothing."""
@@ -187,10 +189,6 @@ class Source:
             return self._sessions.counters
 
     # -- for a stream --------------------------------------------------------------------------------------------------
-
-    def head(self, previous: Position) -> StreamHead:
-        """What the headers of a stream behind ``previous`` say now."""
-        return StreamHead(self._primary.term, self._spool.current_lsn, self._spool.oldest_lsn, previous)
 
     def read(self, stream: Stream, max_bytes: int) -> bytes | memoryview | None:
         """The next frames of a stream; ``None`` where a prune came past it."""
@@ -297,10 +295,11 @@ class Pull:
     """One response under way. Ask ``step`` until it gives ``None``, then ``close``."""
 
     def __init__(
-        self, source: Source, request: WalRequest, session: int | None, previous: Position, now_s: float
+        self, source: Source, request: WalRequest, session: int | None, head: StreamHead, now_s: float
     ) -> None:
-        #: The record that its first frame follows.
-        self.previous = previous
+        #: Where the log stood when it began, and the record that its first frame follows.
+        self.head = head
+        previous = head.previous
         self._source = source
         self._replica_id = request.replica_id
         self._session = session
@@ -308,10 +307,6 @@ class Pull:
         # what was asked for may lie in a gap between LSNs, where there is no record
         since = previous.lsn if request.since_lsn is None else max(previous.lsn, request.since_lsn)
         self._stream = Stream(since, request.wait_ms, request.max_bytes, source.chunk_bytes, now_s)
-
-    def head(self) -> StreamHead:
-        """The headers, as of now."""
-        return self._source.head(self.previous)
 
     @property
     def since_lsn(self) -> int:
