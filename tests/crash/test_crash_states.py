@@ -13,7 +13,7 @@ from tests.lab.campaign import Cell, run_all
 from tests.lab.recorder import record
 from tests.lab.workloads import WORKLOADS
 
-STATES = int(os.environ.get("WALSPOOL_CRASH_STATES", "1500"))
+STATES = int(os.environ.get("WALSPOOL_CRASH_STATES", "900"))
 
 
 @pytest.fixture(scope="module")

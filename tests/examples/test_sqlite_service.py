@@ -30,7 +30,7 @@ Change = tuple[str, str, int]
 #: What a database holds: the balances, the refused changes, and the LSN up to which it has come.
 State = tuple[dict[str, int], dict[int, str], int]
 
-KILLS = int(os.environ.get("WALSPOOL_KILLS", "20"))
+KILLS = int(os.environ.get("WALSPOOL_KILLS", "10"))
 RANDOM_KILLS = KILLS // 5
 LIMIT: int = service.LIMIT
 #: Some that are carried out, some refused when the other account has its part already, and some before that.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.lab.build import CORES, run_program
 
-SAMPLE = {"all": "0"}.get(os.environ.get("WALSPOOL_BIT_FLIPS", ""), os.environ.get("WALSPOOL_BIT_FLIPS", "500"))
+SAMPLE = {"all": "0"}.get(os.environ.get("WALSPOOL_BIT_FLIPS", ""), os.environ.get("WALSPOOL_BIT_FLIPS", "250"))
 
 
 @pytest.mark.parametrize("core", CORES)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.lab.build import CORES, run_program
 
-SAMPLE = {"all": "0"}.get(os.environ.get("WALSPOOL_FAULTS", ""), os.environ.get("WALSPOOL_FAULTS", "8"))
+SAMPLE = {"all": "0"}.get(os.environ.get("WALSPOOL_FAULTS", ""), os.environ.get("WALSPOOL_FAULTS", "4"))
 
 
 @pytest.mark.parametrize("core", CORES)

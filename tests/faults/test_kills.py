@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.lab.build import CORES, run_program
 
-KILLS = int(os.environ.get("WALSPOOL_KILLS", "20"))
+KILLS = int(os.environ.get("WALSPOOL_KILLS", "10"))
 
 
 @pytest.mark.parametrize("core", CORES)

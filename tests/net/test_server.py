@@ -352,6 +352,14 @@ def test_a_closed_log_is_no_failure_of_the_server(served: Served, caplog: pytest
     assert caplog.text == ""
 
 
+def test_a_bootstrap_without_a_slot_is_told_to_register(served: Served) -> None:
+    session = str(served.register())
+    served.primary.drop_slot("a")
+    refused = served.refusal("GET", "/v1/snapshot?replica_id=a", walspool_session=session)
+    assert (refused.status, refused.kind) == (404, "unknown-replica")
+    assert served.pull("replica_id=a&since_lsn=0&wait_ms=0", served.register()).read() == frames(served.primary)
+
+
 def test_a_client_that_goes_away_is_forgotten(served: Served) -> None:
     session = served.register(instance="one")
     response = served.pull("replica_id=a&since_lsn=0", session)

@@ -10,7 +10,7 @@ from types import ModuleType
 import walspool
 from tests.spool.kit import Program
 
-LOG_MIB = int(os.environ.get("WALSPOOL_MEMORY_MIB", "128"))
+LOG_MIB = int(os.environ.get("WALSPOOL_MEMORY_MIB", "96"))
 #: What the whole process may need above what it needs with an empty log.
 LIMIT_MIB = {"rust": 64, "python": 256}
 RECORD_BYTES = 4000

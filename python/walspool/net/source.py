@@ -181,6 +181,8 @@ class Source:
                 self._primary.set_replica_rebootstrapping(replica_id, True)
         except LsnPruned as error:
             raise Refused(503, "snapshot-unusable", f"the snapshot is too old: {error}") from None
+        except UnknownReplica:  # its slot was dropped; registering makes another
+            raise _refusal(unknown_replica()) from None
         return Snapshot(position, self._primary.term, reach_lsn, is_comparable(theirs, facts), chunks)
 
     def counters(self) -> Counters:
