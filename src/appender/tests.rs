@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Appended, Appender, Failure, MARK_BYTES, Mark, Options, Part, Position, Record, split};
+use super::{Appended, Appender, MARK_BYTES, Mark, Options, Position, Record, split};
 use crate::error::CoreError;
 use crate::file::File;
 use crate::frame::{HEADER, TRAILER, encode, u64_at};
 use crate::group_commit::Staged;
 use crate::index::Summary;
 use crate::scan::{self, ScanReport, scan_file};
+
+mod ahead;
 
 const OVERHEAD: u64 = (HEADER + TRAILER) as u64;
 const PLAIN: Options = Options { segment_bytes: None, fill_after: u64::MAX };
@@ -134,32 +136,6 @@ fn large_calls_are_several_batches_and_a_large_frame_goes_alone() {
     assert_eq!(log.appender.append(&parts, Some(0)).unwrap().count, 9);
     assert_eq!(log.appender.published().unwrap().stats().flushes, 5);
     assert_eq!(log.check().records, 9);
-}
-
-#[test]
-fn a_large_batch_is_on_its_way_before_it_is_whole() {
-    let log = Log::new(PLAIN);
-    log.appender.append_one(&next(b"before")).unwrap();
-    let (payload, mut sizes) = (vec![1; 300 << 10], Vec::new());
-    let staged = log.appender.commit.commit(|queue, batch, writer| {
-        let writer = writer.expect("nobody else writes");
-        for lsn in 2..=6 {
-            let position = Position { lsn, term: 1, fence: None };
-            batch.add(&next(&payload), position);
-            queue.advance(position);
-            assert!(writer.write_ahead(batch));
-            sizes.push((log.size(), batch.bytes.len()));
-        }
-        Ok(Staged::Queued(()))
-    });
-    staged.unwrap();
-    let (first, frame) = (6 + OVERHEAD, (300 << 10) + OVERHEAD);
-    let pieces = [(0, frame), (2 * frame, 0), (2 * frame, frame), (4 * frame, 0), (4 * frame, frame)];
-    assert_eq!(sizes, pieces.map(|(there, held)| (first + there, held as usize)));
-    let stats = log.appender.published().unwrap().stats();
-    assert_eq!((stats.flushes, log.check().records, log.size()), (2, 6, first + 5 * frame));
-    log.appender.append(&vec![next(&payload); 20], None).unwrap();
-    assert_eq!(log.check().records, 26);
 }
 
 #[test]
@@ -450,79 +426,4 @@ fn a_panic_of_the_writer_poisons_and_leaves_nobody_waiting() {
     assert_eq!(log.appender.append_one(&next(b"more")).unwrap_err().error, poisoned);
     assert_eq!(log.appender.seal().unwrap_err(), poisoned);
     log.appender.close().unwrap();
-}
-
-/// Three parts of 300 KiB, of which two are written ahead, `between` that and the flush.
-fn append_ahead(appender: &Appender, between: impl Fn()) -> Result<(), Failure> {
-    let payload = vec![1; 300 << 10];
-    appender.commit.commit(|queue, batch, writer| {
-        let writer = writer.expect("nobody else writes");
-        for lsn in 2..=4 {
-            let position = Position { lsn, term: 1, fence: None };
-            batch.add(&next(&payload), position);
-            queue.advance(position);
-            assert!(writer.write_ahead(batch));
-        }
-        between();
-        Ok(Staged::Queued(()))
-    })
-}
-
-#[test]
-fn what_was_written_ahead_and_cut_off_is_not_acknowledged() {
-    let log = Log::new(PLAIN);
-    log.appender.append_one(&next(b"before")).unwrap();
-    let size = log.size();
-    let cut = || std::fs::OpenOptions::new().write(true).open(&log.path).unwrap().set_len(size).unwrap();
-    let refused = append_ahead(&log.appender, cut).unwrap_err().error;
-    assert!(matches!(refused, CoreError::Corrupt { .. }), "{refused}");
-    assert_eq!(log.marked_lsn(), 1);
-    assert_eq!(log.check().records, 1);
-}
-
-#[test]
-fn a_write_ahead_that_failed_is_not_tried_again_in_its_batch() {
-    let full = File::new(OwnedFd::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap()));
-    let appender = Appender::new(Arc::new(full), Summary::new(0), None, 0, 1, PLAIN);
-    let payload = vec![1; 600 << 10];
-    let refused = appender.commit.commit(|_, batch, writer| {
-        batch.add(&next(&payload), Position { lsn: 1, term: 1, fence: None });
-        assert!(!writer.expect("nobody else writes").write_ahead(batch));
-        batch.clear();
-        Ok(Staged::Refused(()))
-    });
-    refused.unwrap();
-}
-
-/// Two large frames, and one that panics.
-struct Bad(bool, Vec<u8>);
-
-impl Part for Bad {
-    const OWN: bool = true;
-    fn lsn(&self) -> Option<u64> {
-        None
-    }
-    fn term(&self) -> Option<u64> {
-        None
-    }
-    fn frame_len(&self) -> usize {
-        self.1.len() + OVERHEAD as usize
-    }
-    fn write(&self, position: Position, batch: &mut Vec<u8>) {
-        assert!(!self.0, "on purpose");
-        next(&self.1).write(position, batch);
-    }
-}
-
-#[test]
-fn parts_of_a_call_that_panicked_are_not_the_next_ones() {
-    let log = Log::new(PLAIN);
-    log.appender.append_one(&next(b"before")).unwrap();
-    let parts = [false, false, true].map(|bad| Bad(bad, vec![1; 300 << 10]));
-    let call = std::panic::AssertUnwindSafe(|| log.appender.append(&parts, None));
-    assert!(std::panic::catch_unwind(call).is_err());
-    log.appender.seal().unwrap();
-    log.appender.unseal().unwrap();
-    assert_eq!(log.appender.append_one(&next(b"after")).unwrap(), Some(2));
-    assert_eq!(log.check().records, 2);
 }
