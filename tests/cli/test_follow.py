@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,12 +41,45 @@ def script(folder: Path, name: str, text: str) -> str:
     return f"sh {path}"
 
 
-def until(holds: Callable[[], object]) -> None:
-    """Wait for something that another process does."""
+def until(answers: Callable[[], object]) -> None:
+    """Ask a server, which each time takes its answer, until it answers so."""
     deadline = time.monotonic() + PATIENCE_S
-    while not holds():
+    while not answers():
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # it is another process's, and says nothing when it is done
+
+
+class Told:
+    """A pipe, into which programs say what they have done, a line each."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self._pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # for writing, too, so that it never ends
+        self._lines: list[str] = []
+        self._rest = ""
+
+    def line(self) -> str:
+        """The next line, once it is there."""
+        while not self._lines:
+            assert select.select([self._pipe], [], [], PATIENCE_S)[0], "nothing was told"
+            *self._lines, self._rest = (self._rest + os.read(self._pipe, 1 << 16).decode()).split("\n")
+        return self._lines.pop(0)
+
+    def until(self, line: str) -> None:
+        """Wait for this very line."""
+        while self.line() != line:
+            pass
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._pipe)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[Told]:
+    """``told`` in the test's folder."""
+    pipe = Told(tmp_path / "told")
+    yield pipe
+    pipe.close()
 
 
 def applied(folder: Path) -> list[str]:
@@ -101,14 +135,14 @@ def test_the_whole_life_of_a_replica(tmp_path: Path) -> None:
         assert payloads(p)[-1:] == payloads(f)[-1:] == [b"record 0"]
 
 
-def test_it_goes_on_behind_a_kill_of_either(tmp_path: Path) -> None:
+def test_it_goes_on_behind_a_kill_of_either(tmp_path: Path, told: Told) -> None:
     p, f = tmp_path / "p.db", tmp_path / "f.db"
-    apply = script(tmp_path, "apply", APPLY)
+    apply = script(tmp_path, "apply", APPLY.replace("  echo", '  echo "$lsn" >told\n  echo'))
     with running("serve", p, "--port", "0") as server:
         server.write(2)
         with running("follow", server.url, f, "--id", "a", "--apply", apply, cwd=tmp_path) as replica:
             assert replica.said.startswith(f"following {server.url} as a, LSN ")
-            until(lambda: len(applied(tmp_path)) == 2)
+            told.until("2")
             replica.end(signal.SIGKILL)
         server.write(2)
         port = server.port
@@ -116,7 +150,7 @@ def test_it_goes_on_behind_a_kill_of_either(tmp_path: Path) -> None:
             server.end(signal.SIGKILL)
             with running("serve", p, "--port", str(port)) as again:
                 again.write(2)
-                until(lambda: len(applied(tmp_path)) >= 6)
+                told.until("6")
                 assert replica.end() == 0
     lsns = [int(each.partition(":")[0]) for each in applied(tmp_path)]
     # every record, in order; the one under way at the kill may come twice
@@ -138,16 +172,16 @@ def test_programs_that_fail_are_told_and_tried_again(tmp_path: Path) -> None:
             assert replica.process.wait(PATIENCE_S) == 0
 
 
-def test_a_snapshot_that_breaks_off_is_never_seen_to_end(tmp_path: Path) -> None:
+def test_a_snapshot_that_breaks_off_is_never_seen_to_end(tmp_path: Path, told: Told) -> None:
     p = tmp_path / "p.db"
     snapshot = 'echo 3; printf "half of"; test -e whole || exit 1; printf " it"'
     with running("serve", p, "--port", "0", "--snapshot", snapshot, "--keep", "0", cwd=tmp_path) as server:
         server.write(3)
         until(lambda: server.ask("GET", "/v1/status")[1]["pruned_through"] == 3)
-        load = ["--snapshot", "cat >loading && mv loading loaded", "--once"]
+        load = ["--snapshot", "echo loading >told; cat >loading && mv loading loaded", "--once"]
         replica_of = ("follow", server.url, tmp_path / "f.db", "--id", "a")
         with running(*replica_of, *load, cwd=tmp_path, silent=True) as replica:
-            until(lambda: (tmp_path / "loading").exists())
+            told.until("loading")
             assert not (tmp_path / "loaded").exists()
             (tmp_path / "whole").touch()
             assert replica.process.wait(PATIENCE_S) == 0
@@ -170,14 +204,15 @@ def test_what_a_person_has_to_decide_ends_it(command: Command, tmp_path: Path) -
     assert (answer.code, answer.says("missing")) == (3, True)
 
 
-def test_a_program_that_hangs_does_not_hold_it_up_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_hangs_does_not_hold_it_up_for_ever(
+    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("walspool.cli.follow_verb._PATIENCE_S", 0.05)
-    pid = tmp_path / "pid"
-    program = ApplyProgram(f"echo $$ >{pid}; exec sleep 1000")
+    program = ApplyProgram(f"echo $$ >{tmp_path / 'told'}; exec sleep 1000")
     with running("serve", tmp_path / "p.db", "--port", "0") as server:
         server.write(1)
         follower = Follower(server.url, "a", tmp_path / "f.db", apply=program)
         with _stopping(follower, [program]):
             follower.start()
-            until(lambda: pid.exists() and pid.read_text().endswith("\n"))
-        assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+            pid = told.line()
+        assert not Path(f"/proc/{pid}").exists()
