@@ -177,9 +177,10 @@ def append_each(core: ModuleType, appender: Any, items: Iterable[tuple[Any, ...]
         except (TypeError, ValueError, WalspoolError) as error:
             futures[-1].set_exception(error)
     inbox.stop()
-    inbox.run()
+    full = inbox.run()
     outbox.resolve()
     bell.close()
+    assert full == (not all(future.done() for future in futures))
     return [future.result for future in futures]
 
 
