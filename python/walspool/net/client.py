@@ -25,8 +25,7 @@ def fetch_status(
     ``ProtocolError`` where the server refuses, or is none; ``OSError`` where none can be reached.
     """
     address = Address.parse(url)
-    if token is not None and not (address.protected or insecure):
-        raise ValueError(f"a token would go to {address.host} in plain text: use https, or say insecure")
+    address.check_may_have(token, insecure)
     connection = Connection(address, token, ssl_context)
     try:
         return connection.call("GET", "/v1/status", max_bytes=_MAX_BYTES)

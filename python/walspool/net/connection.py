@@ -78,6 +78,11 @@ class Address:
         """Whether nobody between here and there can read a token."""
         return self.secure or is_loopback(self.host)
 
+    def check_may_have(self, token: str | None, insecure: bool) -> None:
+        """``ValueError`` where a token would be readable on its way, unless ``insecure``."""
+        if token is not None and not (self.protected or insecure):
+            raise ValueError(f"a token would go to {self.host} in plain text: use https, or say insecure")
+
 
 class Connection:
     """For one thread at a time; ``cut`` is for any other. ``OSError``, ``http.client.HTTPException``: no answer."""

@@ -113,8 +113,7 @@ class Follower:
         self._running = False
         self._upstream = Upstream(url, check_replica_id(replica_id))
         self._address = Address.parse(url)
-        if token is not None and not (self._address.protected or insecure):
-            raise ValueError(f"a token would go to {self._address.host} in plain text: use https, or say insecure")
+        self._address.check_may_have(token, insecure)
         if not 1 <= check_u64("wait_ms", wait_ms) <= MAX_WAIT_MS:
             raise ValueError(f"wait_ms must be between 1 and {MAX_WAIT_MS}, not {wait_ms}")
         self._data_path = data_path

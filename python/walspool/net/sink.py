@@ -245,14 +245,7 @@ class Sink:
         self.following.loaded()
 
     def _mark(self, marker: _Marker) -> None:
-        path = self._files.loading
-        fd = fs.create(path, exclusive=False)
-        try:
-            os.ftruncate(fd, 0)
-            fs.pwrite_all(fd, marker.text().encode(), 0, path)
-            fs.sync_file(fd, path)
-        finally:
-            os.close(fd)
+        fs.write_synced(self._files.loading, marker.text().encode())
         fs.sync_directory(self._files.directory)
 
     def _unmark(self) -> None:

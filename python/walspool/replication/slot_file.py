@@ -48,12 +48,7 @@ def save_slots(path: Path, slots: list[ReplicationSlot]) -> None:
     """Replace the file atomically and durably. There is a whole file at ``path`` at any instant."""
     data = encode_slots(slots)
     temporary = path.with_name(path.name + ".tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        fs.pwrite_all(fd, data, 0, temporary)
-        fs.sync_file(fd, temporary)
-    finally:
-        os.close(fd)
+    fs.write_synced(temporary, data)
     _keep_previous(path)
     fs.rename(temporary, path)
 

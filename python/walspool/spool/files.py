@@ -32,6 +32,7 @@ __all__ = [
     "sync_directory",
     "sync_file",
     "unlink",
+    "write_synced",
 ]
 
 #: The reference's name for a data path without a file name.
@@ -247,17 +248,22 @@ def rename(source: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a whole file in place, its content durable on return. The directory is not synced."""
+    fd = create(path, exclusive=False)
+    try:
+        with names_path(path):
+            os.ftruncate(fd, 0)
+        pwrite_all(fd, data, 0, path)
+        sync_file(fd, path)
+    finally:
+        os.close(fd)
+
+
 def replace(path: Path, data: bytes) -> None:
     """Replace a file's content atomically and durably, creating it where there is none."""
     temporary = path.with_name(path.name + ".tmp")
-    fd = create(temporary, exclusive=False)
-    try:
-        with names_path(temporary):
-            os.ftruncate(fd, 0)
-        pwrite_all(fd, data, 0, temporary)
-        sync_file(fd, temporary)
-    finally:
-        os.close(fd)
+    write_synced(temporary, data)
     rename(temporary, path)
 
 
