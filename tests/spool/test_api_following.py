@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import errno
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -212,16 +210,17 @@ def test_asyncio_waiters_end_at_close(log: Spool, tmp_path: Path, read_only: boo
 
 
 def test_follow_looks_now_and_then_where_the_system_grants_no_more_watches(
-    log: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    log: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Linux gives each user a number of inotify instances, 128 by default."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    taken = []
-    with walspool.open(tmp_path / "app.db", read_only=True) as reader, contextlib.ExitStack() as stack:
-        while (fd := libc.inotify_init1(os.O_CLOEXEC)) >= 0:
-            taken.append(fd)
-            stack.callback(os.close, fd)
-        assert ctypes.get_errno() == errno.EMFILE
+    """Linux gives each user a number of inotify instances, 128 by default, which other processes share."""
+
+    class UsedUp:
+        def inotify_init1(self, _flags: int) -> int:
+            ctypes.set_errno(errno.EMFILE)
+            return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name, use_errno: UsedUp())
+    with walspool.open(tmp_path / "app.db", read_only=True) as reader:
         assert not reader.wait_for_lsn_after(10, 0.01)
         assert any("no inotify is left" in each.message for each in caplog.records)
         following = reader.follow(9)
