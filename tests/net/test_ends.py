@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 import walspool
+from tests.net.feed import feed
 from walspool import Position, PrimaryReplication
 from walspool.net.following import State
 from walspool.net.messages import Ack, Registration, WalRequest
@@ -60,7 +61,7 @@ class Ends:
         count = 0
         while not isinstance(step := pull.step(self.now_s), Wait) and step is not None:
             count += 1
-            assert self.sink.take(bytes(step), self.now_s)
+            assert feed(self.sink, bytes(step), self.now_s)
         pull.close(self.now_s)
         self.sink.end()
         self.sink.following.ended()
@@ -139,13 +140,13 @@ def test_frames_that_come_in_pieces(ends: Ends) -> None:
     while not isinstance(step := pull.step(0.0), Wait):
         assert step is not None
         for at in range(len(step)):
-            assert ends.sink.take(bytes(step[at : at + 1]), 0.0)
+            assert feed(ends.sink, bytes(step[at : at + 1]), 0.0)
     assert ends.sink.own.last.lsn == 10
     # what is cut off counts for nothing
     ends.write(1)
     step = pull.step(0.0)
     assert isinstance(step, bytes | memoryview)
-    assert ends.sink.take(bytes(step[:-1]), 0.0)
+    assert feed(ends.sink, bytes(step[:-1]), 0.0)
     ends.sink.end()
     assert ends.sink.own.last.lsn == 10
     ends.catch_up()
@@ -161,8 +162,8 @@ def test_a_flipped_bit_in_a_frame_ends_the_response(ends: Ends, at: int) -> None
     assert isinstance(step, bytes | memoryview)
     data = bytearray(step)
     data[at] ^= 1
-    assert not ends.sink.take(bytes(data), 0.0)
-    assert not ends.sink.take(bytes(step), 0.0)
+    assert not feed(ends.sink, bytes(data), 0.0)
+    assert not feed(ends.sink, bytes(step), 0.0)
     assert ends.sink.following.state is State.WAITING
     assert ends.sink.own.last == ORIGIN
 
@@ -173,9 +174,9 @@ def test_frames_twice_are_taken_once(ends: Ends) -> None:
     assert ends.sink.begin(pull.head, 0.0)
     step = pull.step(0.0)
     assert isinstance(step, bytes | memoryview)
-    assert ends.sink.take(bytes(step), 0.0)
+    assert feed(ends.sink, bytes(step), 0.0)
     held = frames(ends.sink.spool)
-    assert not ends.sink.take(bytes(step), 0.0)
+    assert not feed(ends.sink, bytes(step), 0.0)
     assert isinstance(ends.sink.following.error, walspool.ProtocolError)
     assert frames(ends.sink.spool) == held
 
@@ -292,7 +293,7 @@ def test_a_corrupt_log_is_bootstrapped(ends: Ends) -> None:
     assert isinstance(ends.sink.following.error, walspool.SpoolCorrupt)
     with pytest.raises(walspool.ProtocolError, match="without a readable log"):
         ends.sink.promote()
-    assert not ends.sink.take(b"x", 0.0)
+    assert not feed(ends.sink, b"x", 0.0)
     log.write_bytes(sound)  # it may look so behind a loss of power: that it was corrupt stands
     ends.sink = ends.open_sink()
     ends.register()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import walspool
+from tests.net.feed import feed
 from tests.net.kit import ADMIN, APPEND, ONE, PATIENCE_S, READ, TWO, Served, serving
 from walspool import PrimaryReplication
 from walspool.net.messages import StreamHead, WalRequest
@@ -60,7 +61,7 @@ def test_a_replica_follows_acknowledges_and_is_followed_up(served: Served) -> No
     writer = threading.Thread(target=lambda: done.append(served.primary.commit(b"live", ack=1, timeout=PATIENCE_S)))
     # what is appended while the response is open comes on it
     while sink.own.last.lsn < 11:
-        assert sink.take(response.read1(1 << 16), 0.0)
+        assert feed(sink, response.read1(1 << 16), 0.0)
         if sink.own.last.lsn == 10 and not writer.is_alive() and not done:
             writer.start()
     ack = sink.following.next_ack()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import walspool
+from tests.net.feed import feed
 from tests.net.test_ends import Ends, ends, kind
 from walspool import LogicalWalSpool, Position, PrimaryReplication
 from walspool.net.following import State
@@ -118,7 +119,7 @@ def test_a_large_record_in_many_pieces_is_copied_once(ends: Ends, monkeypatch: p
         assert step is not None
         whole += bytes(step)
     for at in range(0, len(whole), 1_000):
-        assert ends.sink.take(whole[at : at + 1_000], 0.0)
+        assert feed(ends.sink, whole[at : at + 1_000], 0.0)
     assert ends.sink.own.last.lsn == 12
     assert sum(looked) < 2 * len(whole)
 
@@ -144,7 +145,7 @@ def test_the_position_behind_each_batch(ends: Ends, monkeypatch: pytest.MonkeyPa
         return position(self, lsn)
 
     monkeypatch.setattr(LogicalWalSpool, "position", reading)
-    assert ends.sink.take(whole, 0.0)
+    assert feed(ends.sink, whole, 0.0)
     found = ends.sink.own.last
     assert len(read) == (0 if count <= 64 else 1)  # large records are not read again, and small ones rarely
     assert found == position(spool)

@@ -118,14 +118,18 @@ DIRECTION: list[tuple[str, str]] = [
     ("net.serving", "records net.messages net.protocol"),
     ("net.following", "errors records net.backoff net.messages net.protocol"),
     ("net.presenting", "net.backoff net.messages net.protocol"),
+    ("net.frames", "core records spool.segments"),
     (
         "net.source",
-        "errors records net.messages net.protocol net.serving replication.primary replication.resume spool.log",
+        "errors records net.frames net.messages net.protocol net.serving replication.primary replication.resume "
+        "spool.follow spool.log",
     ),
     ("net.loops", ""),
+    ("net.intake", "net.frames"),
     (
         "net.sink",
-        "core errors records net.following net.messages net.protocol spool.files spool.log spool.segments spool.state",
+        "errors records net.following net.frames net.intake net.messages net.protocol spool.files spool.log "
+        "spool.state",
     ),
     ("net.state", "replication.primary"),
     ("metrics", " net.serving"),
@@ -135,8 +139,7 @@ DIRECTION: list[tuple[str, str]] = [
     (
         "net.server",
         "errors metrics net.records net.page net.state net.auth net.lanes net.messages net.protocol net.serving "
-        "net.source "
-        "replication.primary",
+        "net.source replication.primary spool.follow",
     ),
     ("net.running", "net.protocol net.server"),
     ("net.identity", "errors records spool.files spool.log"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import walspool
+from tests.net.feed import feed
 from tests.simulation.history import Broken, Commit, Records, held
 from tests.simulation.network import Calls
 from walspool.errors import SpoolError, WalspoolError
@@ -304,7 +305,7 @@ class Node:
         if sink is None or sink.spool is None or self._pulling is not calls:
             return
         before = max(self.records, default=0)
-        sink.take(data, self.world.clock.now_s)
+        feed(sink, data, self.world.clock.now_s)
         for entry in sink.spool.entries(before):
             self.records[entry.lsn] = (entry.term, entry.payload)
         if len(self.records) and max(self.records) > before:

@@ -55,8 +55,10 @@ def _an_early_ack(patch: Patch) -> None:
     """Records are acknowledged when they come, and written with the next ones."""
     take = Sink.take
 
-    def late(self: Sink, data: bytes, now_s: float) -> bool:
-        done = take(self, self.__dict__.pop("early", b""), now_s)
+    def late(self: Sink, count: int, now_s: float) -> bool:
+        data, early = bytes(self.room[:count]), self.__dict__.pop("early", b"")
+        self.room[: len(early)] = early
+        done = take(self, len(early), now_s)
         self.__dict__["early"] = data
         with contextlib.suppress(walspool.FrameCorrupt):  # the first of it may begin in the middle of a frame
             at = 0

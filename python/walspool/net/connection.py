@@ -84,6 +84,20 @@ class Address:
             raise ValueError(f"a token would go to {self.host} in plain text: use https, or say insecure")
 
 
+class _Whole(http.client.HTTPConnection):
+    """Sends head and body of a request in one piece, which the other end takes in one turn of its loop."""
+
+    _held = b""
+
+    def send(self, data: Any) -> None:
+        self._held += data
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        held, self._held = self._held, b""
+        self.sock.sendall(held)
+        return super().getresponse()
+
+
 class Connection:
     """For one thread at a time; ``cut`` is for any other. ``OSError``, ``http.client.HTTPException``: no answer."""
 
@@ -208,7 +222,7 @@ class Connection:
 
     def _open(self) -> http.client.HTTPConnection:
         if self._http is None:
-            self._http = http.client.HTTPConnection(self._address.host, self._address.port)
+            self._http = _Whole(self._address.host, self._address.port)
         if self._http.sock is None:
             self._http.sock = self._dial()
             self.made += 1
@@ -289,10 +303,10 @@ class Body:
         self._chunked = bool(response.chunked)
         self._left = 0 if self._chunked else response.length
 
-    def readinto(self, buffer: memoryview) -> int:
-        """Wait for some bytes, then take what else has come; 0 at the end."""
+    def readinto(self, buffer: memoryview, more_ms: int = 0) -> int:
+        """Wait for some bytes, then take what else comes, each part of it within ``more_ms``; 0 at the end."""
         at = self._some(buffer)
-        while 0 < at < len(buffer) and self._more():
+        while 0 < at < len(buffer) and self._more(more_ms):
             try:
                 more = self._some(buffer[at:])
             except (OSError, http.client.HTTPException):
@@ -308,10 +322,10 @@ class Body:
         while count := self.readinto(buffer):
             yield bytes(buffer[:count])
 
-    def _more(self) -> bool:
+    def _more(self, within_ms: int) -> bool:
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return True
-        return bool(self._poll.poll(0))
+        return bool(self._poll.poll(within_ms))
 
     def _some(self, buffer: memoryview) -> int:
         try:

@@ -27,8 +27,8 @@ log = logging.getLogger("walspool")
 #: Called with the LSN that a snapshot stands for, and its bytes; durable when it returns.
 LoadSnapshot = Callable[[int, Iterator[bytes]], object]
 
-#: So many bytes are written and synced at a time, where so many have come.
-_BUFFER_BYTES: Final = 4 << 20
+#: While the log is far behind, what follows is waited for so long: one sync for much costs less than many for little.
+_MORE_MS: Final = 2
 #: Above the time that an idle response lasts.
 _GRACE_S: Final = 5.0
 #: A snapshot may take its time; that the other end is alive, the kernel finds out.
@@ -53,7 +53,6 @@ class Pulling:
         self._load_snapshot = load_snapshot
         #: What hands the records to an application, where something does.
         self.applying: Applying | None = None
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._ending = False
         #: Rung whenever something is decided or durable.
         self.changed = threading.Condition(sink.lock)
@@ -171,8 +170,7 @@ class Pulling:
                 self._durable_is_applied()
                 self.changed.notify_all()
             while taken and self._following.state is State.PULLING and not self._ending:
-                count = self._take(body)
-                if not count:
+                if not self._take(body, head.current_lsn):
                     break
         finally:
             self._sink.end()
@@ -187,9 +185,11 @@ class Pulling:
                 else:
                     self._following.ended()
 
-    def _take(self, body: Body) -> int:
-        count = body.readinto(self._buffer)
-        if count and self._sink.take(self._buffer[:count], time.monotonic()):
+    def _take(self, body: Body, begun_lsn: int) -> int:
+        """Append what has come: how many bytes; ``begun_lsn``: what the primary had when the response began."""
+        behind = self._sink.own.last.lsn < begun_lsn
+        count = body.readinto(self._sink.room, _MORE_MS if behind else 0)
+        if count and self._sink.take(count, time.monotonic()):
             with self.changed:
                 self._durable_is_applied()
                 self.changed.notify_all()

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -30,6 +30,7 @@ from walspool.net.messages import Ack, Registration, SnapshotHead, WalRequest, r
 from walspool.net.page import FILES, HEADERS, content
 from walspool.net.protocol import (
     CHECKSUM,
+    CHUNK_BYTES,
     MAX_JSON_BYTES,
     MAX_RESPONSE_S,
     PROBLEM_TYPE,
@@ -45,6 +46,7 @@ from walspool.net.serving import Counters, Wait
 from walspool.net.source import Pull, SnapshotProvider, Source
 from walspool.net.state import retention_of, slots_of, status_of
 from walspool.replication.primary import PrimaryReplication
+from walspool.spool.follow import LoopWaiter
 
 __all__ = ["ReplicationApp", "create_app"]
 
@@ -53,8 +55,10 @@ log = logging.getLogger("walspool")
 #: A client that takes nothing, or gives nothing, for so long is dropped.
 STALL_S: Final = 30.0
 BODY_S: Final = 10.0
-#: A part goes out so many bytes at a time, so that who takes a large frame slowly is seen to take it.
-PIECE_BYTES: Final = 64 << 10
+#: What goes out at a time: who takes a large frame slowly is to be seen taking it.
+PIECE_BYTES: Final = CHUNK_BYTES
+#: 64 KiB of it are to be taken within ``STALL_S``.
+_PIECE_S: Final = STALL_S * PIECE_BYTES / (64 << 10)
 
 #: A browser takes no answer for something else, and keeps none.
 _PLAIN: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
@@ -84,7 +88,8 @@ class ReplicationApp(Starlette):
         self._auth = auth
         self._page = page(Collector(primary, self.counters))
         self._ending = False
-        self._waits: set[asyncio.Task[Any]] = set()
+        #: Of the streams.
+        self._waiters: set[LoopWaiter] = set()
         self._lanes = Lanes()
         #: The replicas that a snapshot is made for, or sent to.
         self._loads: set[str | None] = set()
@@ -116,8 +121,8 @@ class ReplicationApp(Starlette):
     def end_streams(self) -> None:
         """End open responses at once, and refuse new ones. For the event loop's own thread."""
         self._ending = True
-        for each in self._waits:
-            each.cancel()
+        for each in self._waiters:
+            each.ring()
 
     def end_threads(self) -> None:
         """Let the threads go, once no request is under way any more."""
@@ -214,9 +219,9 @@ class ReplicationApp(Starlette):
         name = replica_id("id", request.path_params["id"])
         grant.require(f"replica:{name}")
         ack = Ack.parse(await _body(request), request.headers.get(CHECKSUM))
-        session = _session(request)
-        now_s = time.monotonic()
-        return _json(await self._lanes.run(Lane.PROMPT, self._source.acknowledge, name, session, ack, now_s))
+        call = partial(self._source.acknowledge, name, _session(request), ack, time.monotonic())
+        # a copy that commits wait for says what was sent just now: a thread would cost more than the look
+        return _json(call() if self._source.knows(ack.durable_lsn) else await self._lanes.run(Lane.PROMPT, call))
 
     async def _wal(self, request: Request, grant: Grant) -> Any:
         wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
@@ -226,38 +231,33 @@ class ReplicationApp(Starlette):
             grant.require("read" if wanted.term is None else "admin")
         session = _session(request)
         pull = await self._lanes.run(Lane.STREAM, self._source.pull, wanted, session, time.monotonic())
-        gone = asyncio.ensure_future(_gone(request.receive))
+        waiter, gone = self._source.waiter(), asyncio.ensure_future(_gone(request.receive))
+        self._waiters.add(waiter)
+        gone.add_done_callback(lambda _: waiter.ring())
 
         def close() -> None:
             gone.cancel()
+            self._waiters.discard(waiter)
+            waiter.close()
             pull.close(time.monotonic())
 
         # at once, before there is a record: what the replica holds is acknowledged behind it
-        return _Stream(self._frames(pull, gone), pull.head.headers(), close)
+        return _Stream(self._frames(pull, waiter, gone), pull.head.headers(), close)
 
-    async def _frames(self, pull: Pull, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
-        while (data := await self._next(pull, gone)) is not None:
-            yield data
-
-    async def _next(self, pull: Pull, gone: asyncio.Future[None]) -> bytes | None:
-        """The next frames, once there are some; ``None`` at the end of the response, and once the client is gone."""
+    async def _frames(self, pull: Pull, waiter: LoopWaiter, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
+        """The frames of a response, until its end, the client's or the server's."""
         while not self._ending and not gone.done():
-            step = await self._lanes.run(Lane.STREAM, pull.step, time.monotonic())
+            waiter.clear()
+            if pull.is_at_hand:
+                step = pull.step(time.monotonic())
+            else:
+                step = await self._lanes.run(Lane.STREAM, pull.step, time.monotonic())
+            if step is None:
+                return
             if not isinstance(step, Wait):
-                return None if step is None else bytes(step)
-            if self._ending:  # while that thread ran
-                return None
-            wait = asyncio.ensure_future(self._source.more_after(pull.since_lsn))
-            self._waits.add(wait)
-            try:
-                timeout = min(step.seconds, MAX_RESPONSE_S)
-                await asyncio.wait({wait, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                self._waits.discard(wait)
-                wait.cancel()
-                with suppress(asyncio.CancelledError):
-                    await wait
-        return None
+                yield bytes(step)
+            elif not self._ending:  # while that thread ran
+                await waiter.wait(min(step.seconds, MAX_RESPONSE_S))
 
     async def _load(self, request: Request, grant: Grant) -> Any:
         wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
@@ -311,11 +311,11 @@ class _Stream:
             async for part in self._parts:
                 for at in range(0, len(part), PIECE_BYTES):
                     piece = part[at : at + PIECE_BYTES]
-                    async with asyncio.timeout(STALL_S):
+                    async with asyncio.timeout(_PIECE_S):
                         await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except (TimeoutError, _CutOff, OSError):
-            return  # it is gone, or takes nothing: what it lacks it will ask for again
+        except (TimeoutError, _CutOff, OSError, SpoolClosed):
+            return  # one end is gone, or takes nothing: what the replica lacks it will ask for again
         finally:
             self._close()
 

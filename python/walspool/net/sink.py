@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import threading
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from walspool import core
 from walspool.errors import ProtocolError, SpoolCorrupt, SpoolError
 from walspool.net.following import Following, OwnLog
+from walspool.net.frames import FEW_FRAMES, last_of
+from walspool.net.intake import Intake
 from walspool.net.messages import StreamHead
 from walspool.net.protocol import ORIGIN, Refused, parse_position, position_text
 from walspool.records import Position
 from walspool.spool import files as fs
 from walspool.spool.files import SpoolFiles
 from walspool.spool.log import LogicalWalSpool
-from walspool.spool.segments import position_of
 from walspool.spool.state import load_state
 
 __all__ = ["Sink"]
 
 StrPath = str | os.PathLike[str]
-
-#: A frame up to its payload, whose length comes last, and the checksum behind it.
-_FRAME_HEAD: Final = struct.Struct("<29xI")
-_FRAME_END_BYTES: Final = 4
-_MAX_PAYLOAD_BYTES: Final = 256 << 20
-#: Looking for the last of more frames than this takes longer than reading it from the log.
-_FEW_FRAMES: Final = 64
 
 
 class _Marker(NamedTuple):
@@ -91,8 +83,7 @@ class Sink:
         self._data_path = data_path
         self._options = options
         self._files = SpoolFiles(LogicalWalSpool.path_for(data_path))
-        # the part of a frame that has come
-        self._rest = bytearray()
+        self._intake = Intake()
         self._head: StreamHead | None = None
         self.lock = threading.RLock()
         marker = self._marker()
@@ -170,19 +161,23 @@ class Sink:
         self._head = head
         return True
 
-    def take(self, data: bytes | memoryview, now_s: float) -> bool:
-        """Append what came: whole frames, the rest waits for more. False: it does not fit, end the response.
+    @property
+    def room(self) -> memoryview:
+        """Where what comes next goes; ``take`` it then."""
+        return self._intake.room
 
-        ``OSError``, ``SpoolPoisoned``.
+    def take(self, count: int, now_s: float) -> bool:
+        """Append what came, so many bytes in ``room``: whole frames, the rest waits for more.
+
+        False: it does not fit, end the response. ``OSError``, ``SpoolPoisoned``.
         """
         spool = self.spool
         if spool is None or self._head is None:
             return False
-        if self._rest:
-            self._rest += data
-            if not _worth_a_look(self._rest):
-                return True
-        held = self._rest or data
+        self._intake.came(count)
+        if not self._intake.has_frame:
+            return True
+        held = self._intake.held
         try:
             done = spool.append_frames(held)
         except ValueError as error:  # a bad frame, or one that does not follow: nothing of this was appended
@@ -192,11 +187,11 @@ class Sink:
                 self.following.failed(ProtocolError(reason=str(error)), now_s)
             self._head = None
             return False
-        last = _last_of(held, done.records) if done.records <= _FEW_FRAMES else spool.position()
-        if self._rest:
-            del self._rest[: done.consumed]
+        if done.records:
+            last = last_of(held, done.records) if done.records <= FEW_FRAMES else spool.position()
         else:
-            self._rest += memoryview(data)[done.consumed :]
+            last = None
+        self._intake.gone(done.consumed)
         if last is not None:
             with self.lock:
                 if self.spool is not spool:  # found corrupt meanwhile
@@ -209,7 +204,8 @@ class Sink:
 
     def end(self) -> None:
         """The response is over, in whatever way; part of a frame counts for nothing."""
-        self._rest, self._head = bytearray(), None
+        self._intake.clear()
+        self._head = None
 
     # -- bootstrap and promotion ---------------------------------------------------------------------------------------
 
@@ -273,24 +269,3 @@ class Sink:
         """Let go of the log. May be called twice."""
         if self.spool is not None:
             self.spool.close()
-
-
-def _frame_bytes(data: bytes | bytearray | memoryview, at: int) -> int:
-    (payload_bytes,) = _FRAME_HEAD.unpack_from(data, at)
-    return _FRAME_HEAD.size + int(payload_bytes) + _FRAME_END_BYTES
-
-
-def _worth_a_look(data: bytearray) -> bool:
-    """Whether it holds a whole frame, or one that never will be: each look copies all of it."""
-    if len(data) < _FRAME_HEAD.size:
-        return False
-    needed = _frame_bytes(data, 0)
-    return len(data) >= needed or needed > _FRAME_HEAD.size + _MAX_PAYLOAD_BYTES + _FRAME_END_BYTES
-
-
-def _last_of(data: bytes | bytearray | memoryview, count: int) -> Position | None:
-    """The position of the last of so many frames."""
-    at = 0
-    for _ in range(count - 1):
-        at += _frame_bytes(data, at)
-    return position_of(core.decode_frame(data, at)[0]) if count else None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from walspool.errors import LsnPruned, SlotLimitReached, UnknownReplica
+from walspool.net.frames import FEW_FRAMES, last_of
 from walspool.net.messages import Ack, Registration, StreamHead, WalRequest
 from walspool.net.protocol import CHUNK_BYTES, ORIGIN, Problem, Refused
 from walspool.net.serving import (
@@ -30,9 +31,13 @@ from walspool.net.serving import (
 from walspool.records import Position
 from walspool.replication.primary import PrimaryReplication
 from walspool.replication.resume import FullRebootstrap
+from walspool.spool.follow import LoopWaiter
 from walspool.spool.log import LogicalWalSpool
 
 __all__ = ["Pull", "Snapshot", "SnapshotProvider", "Source"]
+
+#: So many records that were sent last are remembered, with their positions.
+_REMEMBERED: Final = 256
 
 #: Gives the LSN that a snapshot stands for, and its bytes.
 SnapshotProvider = Callable[[], tuple[int, Iterable[bytes]]]
@@ -74,6 +79,8 @@ class Source:
         self._chunk_bytes = chunk_bytes
         self._sessions = Sessions(first_session)
         self._lock = threading.Lock()
+        # the last records of what was sent: nearly every acknowledgement is of one, and needs no look at the log
+        self._sent: dict[int, Position] = {}
 
     def register(self, registration: Registration, now_s: float) -> dict[str, Any]:
         """Register a replica: its session, its slot's LSN, and where the primary is. ``Refused``, ``OSError``."""
@@ -196,7 +203,11 @@ class Source:
         """The next frames of a stream; ``None`` where a prune came past it."""
         batch = self._spool.read_frames(stream.since_lsn, max_bytes)
         last_lsn = stream.since_lsn if batch.last_lsn is None else batch.last_lsn
-        return batch.data if stream.took(len(batch.data), last_lsn, self._gone_through()) else None
+        if not stream.took(len(batch.data), last_lsn, self._gone_through()):
+            return None
+        if 0 < batch.records <= FEW_FRAMES:
+            self._remember(last_of(batch.data, batch.records))
+        return batch.data
 
     def sent(self, replica_id: str, session: int | None, lsn: int, now_s: float) -> bool:
         """Frames through ``lsn`` go out; whether the session still stands."""
@@ -206,14 +217,24 @@ class Source:
         self._primary.note_replica_pull(replica_id, lsn)
         return True
 
+    def knows(self, lsn: int) -> bool:
+        """Whether an acknowledgement of ``lsn`` is decided without a look at the disk."""
+        return lsn in self._sent
+
+    def _remember(self, last: Position) -> None:
+        with self._lock:
+            self._sent[last.lsn] = last
+            if len(self._sent) > _REMEMBERED:
+                del self._sent[next(iter(self._sent))]
+
     def closed(self, replica_id: str, session: int | None, now_s: float) -> None:
         """A stream or a snapshot has ended."""
         with self._lock:
             self._sessions.closed(replica_id, session, now_s)
 
-    async def more_after(self, lsn: int) -> None:
-        """Wait until the log is past ``lsn``, without a thread."""
-        await self._spool.await_lsn_after(lsn)
+    def waiter(self) -> LoopWaiter:
+        """Wakes when there may be more, without a thread. For one event loop, which closes it."""
+        return LoopWaiter(self._spool.wakeup())
 
     @property
     def chunk_bytes(self) -> int:
@@ -224,6 +245,11 @@ class Source:
     def current_lsn(self) -> int:
         """The end of what may be sent."""
         return self._spool.current_lsn
+
+    @property
+    def size_bytes(self) -> int:
+        """The log on disk."""
+        return self._spool.size_bytes
 
     def _meet(self, term: int | None) -> None:
         """A newer term fences this primary, whoever presents it, and is answered with that before anything else."""
@@ -276,10 +302,10 @@ class Source:
         return SlotFacts(slot.restart_lsn, slot.invalidation_reason, loading)
 
     def _facts(self, lsn: int) -> LogFacts:
-        asked = self._position(lsn)
+        asked = self._sent.get(lsn) or self._position(lsn)
         # what is gone comes last: a position that was found before is still judged by it
         gone = self._gone_through()
-        boundary = self._spool.position_through(gone) if gone else None
+        boundary = self._spool.position_through(gone) if lsn < gone else None
         return LogFacts(self._primary.term, self._spool.current_lsn, gone, asked, boundary)
 
     def _position(self, lsn: int) -> Position | None:
@@ -306,6 +332,8 @@ class Pull:
         self._replica_id = request.replica_id
         self._session = session
         self._closed = False
+        # how large the log was when everything was sent; None while there is more
+        self._sent_bytes: int | None = None
         # what was asked for may lie in a gap between LSNs, where there is no record
         since = previous.lsn if request.since_lsn is None else max(previous.lsn, request.since_lsn)
         self._stream = Stream(since, request.wait_ms, request.max_bytes, source.chunk_bytes, now_s)
@@ -315,9 +343,20 @@ class Pull:
         """Everything through here was given."""
         return self._stream.since_lsn
 
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether ``step`` gives a chunk at most, of what was appended since it last had nothing to give.
+
+        That is in memory still: an event loop may ask for it without a thread.
+        """
+        grown = None if self._sent_bytes is None else self._source.size_bytes - self._sent_bytes
+        return grown is not None and 0 <= grown <= self._source.chunk_bytes
+
     def step(self, now_s: float) -> Wait | bytes | memoryview | None:
         """Frames to send, or how long to wait for some; ``None`` when the response is to end."""
+        before = self._source.size_bytes
         todo = self._stream.next(self._source.current_lsn, now_s)
+        self._sent_bytes = before if isinstance(todo, Wait) else None
         if todo is None or isinstance(todo, Wait):
             return todo
         data = self._source.read(self._stream, todo.max_bytes)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from walspool.core import Entry
 
-__all__ = ["Followable", "Wakeup", "afollow", "await_lsn_after", "follow", "remaining"]
+__all__ = ["Followable", "LoopWaiter", "Wakeup", "afollow", "await_lsn_after", "follow", "remaining"]
 
 #: After so many records an asyncio follower lets the loop have a look.
 _LOOP_EVERY = 512
@@ -66,8 +66,8 @@ def _past_floor(log: Followable, last: int) -> int:
     return durable if durable > last and not log.some_after(last, 1, 1) else last
 
 
-class _LoopWaiter:
-    """Turns a wakeup's descriptor into something to await."""
+class LoopWaiter:
+    """Turns a wakeup's descriptor into something to await, in one event loop. Close it."""
 
     def __init__(self, wakeup: Wakeup, poll_s: float = 0.1) -> None:
         import asyncio  # only here: a program that does not use it should not pay for it at each start
@@ -78,40 +78,50 @@ class _LoopWaiter:
         self._rung = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def __enter__(self) -> _LoopWaiter:
-        if self._wakeup.wait_fd is not None:
-            self._loop.add_reader(self._wakeup.wait_fd, self._ring)
+    def __enter__(self) -> LoopWaiter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._wakeup.wait_fd is not None:
-            self._loop.remove_reader(self._wakeup.wait_fd)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the descriptor. May be called twice."""
         self._wakeup.close()
 
-    def _ring(self) -> None:
-        self._wakeup.drain()
+    def ring(self) -> None:
+        """Wake who waits. For the loop's own thread."""
         self._rung.set()
 
     def clear(self) -> None:
         """From here on, only what happens next wakes."""
+        self._wakeup.drain()
         self._rung.clear()
 
     async def yield_once(self) -> None:
         """Let the loop have a look at others."""
         await self._sleep(0)
 
-    async def wait(self) -> None:
-        """Until something may have happened since ``clear``."""
-        if self._wakeup.wait_fd is None:
-            await self._sleep(self._poll_s)
-        else:
+    async def wait(self, timeout: float | None = None) -> None:
+        """Until something may have happened since ``clear``, or for ``timeout`` seconds."""
+        fd = self._wakeup.wait_fd
+        if fd is None:
+            timeout = self._poll_s if timeout is None else min(timeout, self._poll_s)
+        else:  # only now: who is busy with what came before need not hear of each sync
+            self._loop.add_reader(fd, self._rung.set)
+        timer = None if timeout is None else self._loop.call_later(timeout, self._rung.set)
+        try:
             await self._rung.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if fd is not None:
+                self._loop.remove_reader(fd)
 
 
 async def afollow(log: Followable, since_lsn: int) -> AsyncIterator[Entry]:
     """Records above ``since_lsn``, then each new one, without a thread."""
     last = since_lsn
-    with _LoopWaiter(log.wakeup()) as waiter:
+    with LoopWaiter(log.wakeup()) as waiter:
         while True:
             waiter.clear()
             start = last
@@ -126,7 +136,7 @@ async def afollow(log: Followable, since_lsn: int) -> AsyncIterator[Entry]:
 
 async def await_lsn_after(log: Followable, since_lsn: int) -> bool:
     """True as soon as the log is past ``since_lsn``; decodes nothing."""
-    with _LoopWaiter(log.wakeup()) as waiter:
+    with LoopWaiter(log.wakeup()) as waiter:
         while True:
             waiter.clear()
             if log.durable_lsn > since_lsn:
