@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -142,3 +143,48 @@ def test_an_answer_counts_only_with_its_checksum() -> None:
         for words in ("checksum", "more than 16384 bytes"):
             with pytest.raises(walspool.ProtocolError, match=words):
                 connection.call("GET", "/x")
+
+
+def test_head_and_body_go_out_in_one_piece() -> None:
+    """In two, they would wake the other end twice."""
+    pieces: list[bytes] = []
+
+    class Counted(socket.socket):
+        def sendall(self, data: Any, *flags: int) -> None:
+            pieces.append(bytes(data))
+            super().sendall(data, *flags)
+
+    answer = b'{"a": 1}'
+    told = b"content-length: 8\r\n%b: %b\r\n\r\n" % (CHECKSUM.encode(), checksum("200", answer).encode())
+    with answering(OK + told + answer, OK + told + answer) as connection, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "socket", Counted)
+        for _ in range(2):
+            assert connection.call("POST", "/x", b"body") == {"a": 1}
+    asked = [each for each in pieces if not each.startswith(b"HTTP")]
+    assert [each[:4] + each[-4:] for each in asked] == [b"POSTbody"] * 2
+
+
+@pytest.mark.parametrize("more_ms", [0, 2])
+def test_what_comes_within_the_time_is_taken_with_what_came(more_ms: int) -> None:
+    with answering(OK + b"content-length: 4\r\n\r\nab") as connection:
+        body = connection.stream("/x", {}, 30.0)
+        asked: list[int] = []
+        halves = [b"ab", b"cd"]
+
+        class Poll:
+            """The other half comes while it waits, if it does wait."""
+
+            def poll(self, within_ms: int) -> list[int]:
+                asked.append(within_ms)
+                return [1] if within_ms and len(asked) == 1 else []
+
+        class Halves:
+            def readinto1(self, buffer: memoryview) -> int:
+                buffer[:2] = halves.pop(0)
+                return 2
+
+        vars(body)["_poll"], vars(body._response)["fp"] = Poll(), Halves()
+        buffer = memoryview(bytearray(8))
+        assert body.readinto(buffer, more_ms) == (4 if more_ms else 2)
+        assert set(asked) == {more_ms}
+        vars(body._response)["fp"] = None

@@ -18,6 +18,7 @@ from tests.net.kit import PATIENCE_S
 from tests.net.site import SMALL, Site, eventually, frames, same, sites
 from walspool import PrimaryReplication
 from walspool.net import Follower
+from walspool.net.connection import Body
 from walspool.net.sink import Sink
 
 
@@ -64,6 +65,25 @@ def test_many_records_at_once(site: Site, tmp_path: Path) -> None:
     site.log.append_next_many([b"%d" % number * 20 for number in range(50_000)])
     with follower(site, tmp_path) as one:
         same(one, site)
+
+
+def test_only_while_it_is_behind_it_waits_for_more(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync for each part that comes would cost more; but a commit waits for the copy of a new record."""
+    asked: list[bool] = []
+    readinto = Body.readinto
+
+    def noted(self: Body, buffer: memoryview, more_ms: int = 0) -> int:
+        asked.append(more_ms > 0)
+        return readinto(self, buffer, more_ms)
+
+    monkeypatch.setattr(Body, "readinto", noted)
+    with follower(site, tmp_path) as one:
+        same(one, site)
+        behind = len(asked)
+        site.write(2, ack=1)
+        same(one, site)
+    assert asked[0]
+    assert not any(asked[behind:])
 
 
 def test_it_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def _blocks(language: str) -> list[str]:
 def test_the_set_up_commands_stand_alone() -> None:
     commands = [
         "python3 -m venv .venv && .venv/bin/pip install '.[all]' && .venv/bin/walspool demo\n",
-        "python3 -m venv .venv && .venv/bin/pip install '.[all,test]' && .venv/bin/pytest\n",
+        "python3 -m venv .venv && .venv/bin/pip install '.[all,test]' && .venv/bin/pytest -n 2\n",
     ]
     assert [each for each in _blocks("sh") if "venv" in each] == commands
 

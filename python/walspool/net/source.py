@@ -14,6 +14,7 @@ from walspool.net.protocol import CHUNK_BYTES, ORIGIN, Problem, Refused
 from walspool.net.serving import (
     Counters,
     LogFacts,
+    Read,
     Serve,
     Sessions,
     SlotFacts,
@@ -332,7 +333,7 @@ class Pull:
         self._replica_id = request.replica_id
         self._session = session
         self._closed = False
-        # how large the log was when everything was sent; None while there is more
+        # how large the log was, at most, when everything was given; None while there is more
         self._sent_bytes: int | None = None
         # what was asked for may lie in a gap between LSNs, where there is no record
         since = previous.lsn if request.since_lsn is None else max(previous.lsn, request.since_lsn)
@@ -354,12 +355,12 @@ class Pull:
 
     def step(self, now_s: float) -> Wait | bytes | memoryview | None:
         """Frames to send, or how long to wait for some; ``None`` when the response is to end."""
-        before = self._source.size_bytes
-        todo = self._stream.next(self._source.current_lsn, now_s)
-        self._sent_bytes = before if isinstance(todo, Wait) else None
-        if todo is None or isinstance(todo, Wait):
+        size, end = self._source.size_bytes, self._source.current_lsn
+        todo = self._stream.next(end, now_s)
+        data = self._source.read(self._stream, todo.max_bytes) if isinstance(todo, Read) else None
+        self._sent_bytes = size if self._stream.since_lsn >= end else None
+        if not isinstance(todo, Read):
             return todo
-        data = self._source.read(self._stream, todo.max_bytes)
         if data is None:
             return None
         if self._replica_id is not None and not self._source.sent(
