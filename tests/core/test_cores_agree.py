@@ -112,6 +112,7 @@ def readings(core: ModuleType, file: Any, path: Path, report: Any, since: int) -
     cut=st.integers(0, 200),
 )
 @example(kit.wide(5) + kit.ambiguous(9), 0, None, None, 0, 0)
+@example(kit.v2(1, b"", 0) + kit.wide(1, b"", 0, 1000, 2), 0, None, None, 0, 0)
 @example(kit.log(1, 3) + kit.ambiguous(1000) + kit.ambiguous(900), 0, None, None, 0, 0)
 def test_any_bytes(
     core: ModuleType,

@@ -185,6 +185,8 @@ def test_a_corrupt_log_is_fetched_again(site: Site, tmp_path: Path) -> None:
     site.write(20)
     with follower(site, tmp_path) as one:
         same(one, site)
+        site.write(1, ack=1)  # in a segment of its own
+        same(one, site)
     path = walspool.LogicalWalSpool.path_for(tmp_path / "a" / "app.db")
     damaged = min(path.parent.glob(f"{path.name}.0*"))
     damaged.with_name(damaged.name + ".idx").unlink(missing_ok=True)

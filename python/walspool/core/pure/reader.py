@@ -59,6 +59,8 @@ class Reader:
         self._window = Window(file, path, limit, chunk=_CHUNK, hold=limit)
         self._end = limit
         self._offset, self._wide, self._last = 0, False, report.base_lsn
+        # whether all frames so far are of the plain layout
+        self._plain = True
         checkpoint = report.index.floor(since_lsn) if report.ordered else None
         if checkpoint is not None:
             lsn, self._offset, self._wide = checkpoint
@@ -135,6 +137,7 @@ class Reader:
         pieces: list[Any] = []
         facts: list[tuple[int, int, int, int, int]] = []
         size = 0
+        self._plain = True
         with _Whole(self):
             while not (facts and size + self._plain_length() > max_bytes) and (frame := self._peek()) is not None:
                 length = frame.body_end - frame.body + OVERHEAD
@@ -162,7 +165,7 @@ class Reader:
             head = self._window.view(self._offset, V3.size)
         except Shrunk:
             return 0
-        if self._wide or len(head) < V3.size:
+        if self._wide or not self._plain or len(head) < V3.size:
             return 0
         magic, version, _, lsn, _, length = V3.unpack(head)
         plain = magic == MAGIC and version == 3 and length <= MAX_PAYLOAD and lsn > self._last
@@ -200,6 +203,7 @@ class Reader:
 
     def _step(self, frame: Frame) -> None:
         self._wide = frame.wide
+        self._plain = self._plain and frame.plain
         self._last = frame.lsn
         self._offset = frame.end
 
