@@ -123,7 +123,7 @@ pub struct Position {
     pub lsn: u64,
     /// Never decreases.
     pub term: u64,
-    /// Own records have a term above it.
+    /// A log of own records has a term above it.
     pub fence: Option<u64>,
 }
 
@@ -143,8 +143,9 @@ impl Position {
         if term < self.term {
             return Err(CoreError::StaleTerm { term, current_term: self.term, index: None });
         }
-        if let Some(fence) = fence.filter(|fence| P::OWN && term <= *fence) {
-            return Err(CoreError::StaleTerm { term, current_term: fence, index: None });
+        // no record lifts it, whatever its term: only being promoted does
+        if let Some(fence) = fence.filter(|fence| P::OWN && self.term <= *fence) {
+            return Err(CoreError::StaleTerm { term: self.term, current_term: fence, index: None });
         }
         Ok(Self { lsn, term, fence })
     }

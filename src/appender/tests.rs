@@ -103,8 +103,11 @@ fn a_fence_keeps_own_records_out() {
     let refused = log.appender.append_one(&next(b"")).unwrap_err().error;
     assert_eq!(refused, CoreError::StaleTerm { term: 3, current_term: 5, index: None });
     let own = |term| Record::new(None, Some(term), 1, b"");
-    let refused = log.appender.append(&[own(6), own(6), own(7)], Some(0)).map(|done| done.count);
-    assert_eq!(refused, Ok(3));
+    let refused = log.appender.append_one(&own(6)).unwrap_err().error;
+    assert_eq!(refused, CoreError::StaleTerm { term: 3, current_term: 5, index: None });
+    log.appender.raise_term(6).unwrap();
+    let done = log.appender.append(&[own(6), own(6), own(7)], Some(0)).map(|done| done.count);
+    assert_eq!(done, Ok(3));
     let refused = log.appender.append_one(&own(5)).unwrap_err().error;
     assert_eq!(refused, CoreError::StaleTerm { term: 5, current_term: 7, index: None });
     assert_eq!(log.check().records, 4);

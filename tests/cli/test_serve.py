@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import signal
 import ssl
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 import walspool
 from tests.cli.running import PATIENCE_S, running
-from tests.cli.shell import Command, damage
+from tests.cli.shell import Command, damage, process
 from tests.net.test_promotion import certificate
 
 TOKEN = "a-token-of-everybody"
@@ -130,3 +131,45 @@ def test_a_log_that_never_followed_is_not_promoted(command: Command, log: Path) 
     answer = command("promote", log)
     assert (answer.code, answer.out) == (3, "")
     assert answer.says("never followed")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("0", 0), ("90", 90_000), ("90s", 90_000), ("15m", 900_000), ("24h", 86_400_000), ("7d", 604_800_000)],
+)
+def test_what_replicas_may_cost(
+    command: Command, data_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: int
+) -> None:
+    given: list[dict[str, int]] = []
+
+    def settings(**options: int) -> None:
+        given.append(options)
+        raise walspool.WalspoolError("that is enough")
+
+    monkeypatch.setattr(walspool, "ReplicationConfig", settings)
+    command("serve", data_path)
+    command("serve", data_path, "--retain-bytes", "1000", "--retain-for", text)
+    assert [(each["max_retained_bytes"], each["slot_idle_timeout_ms"]) for each in given] == [
+        (4 << 30, 86_400_000),
+        (1000, found),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1w", "1.5h", "h", "1h30m", "1" * 13])
+def test_what_is_no_duration(command: Command, data_path: Path, text: str) -> None:
+    answer = command("serve", data_path, "--retain-for", text)
+    assert (answer.code, answer.says("is no duration")) == (2, True)
+
+
+def test_a_replica_that_is_promoted_and_served(data_path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    with running("serve", data_path, "--port", "0") as server:
+        server.write(3)
+        told = process("follow", server.url, copy, "--id", "eu-1", "--once", "--json").out
+        assert [json.loads(each) for each in told.splitlines()][-1] == {"lsn": 3}
+        assert json.loads(told.splitlines()[0])["url"] == server.url
+        with running("serve", copy, "--port", "0", "--promote", "--json") as new:
+            facts = json.loads(new.said)
+            assert (facts["term"], facts["lsn"], facts["fenced_by"]) == (2, 3, None)
+    answer = process("serve", data_path, "--port", "0", "--promote")
+    assert (answer.code, "is no replica's" in answer.err) == (3, True)

@@ -82,13 +82,16 @@ def test_a_fence_keeps_own_records_out(writer: kit.Writer) -> None:
     for refused in (
         lambda: writer.append(),
         lambda: writer.append(2, term=5),
+        lambda: writer.append(2, term=6),  # a record does not promote
         lambda: writer.appender.append(None, payload, None, 1),
+        lambda: writer.appender.append(None, payload.replace(b"5", b"6"), None, 1),
         lambda: writer.appender.append_many([(2, b"")], None, 1, 0),
         lambda: writer.appender.append_next_many([b""], 5, 1, 0),
     ):
         with pytest.raises(StaleTermError) as caught:
             refused()
-        assert caught.value.current_term == 5
+        assert (caught.value.term, caught.value.current_term) == (3, 5)
+    writer.appender.raise_term(6)
     results = kit.append_each(writer.core, writer.appender, [(None, b"", 4, 1), (None, b"", 6, 1)])
     assert isinstance(results[0], StaleTermError)
     assert results[1] == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 import pytest
@@ -51,9 +53,8 @@ def test_an_acknowledgement_of_what_was_sent_needs_no_look_at_the_log(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends.register()
-    assert not ends.source.knows(10)
+    assert ends.source.remembered(10) is None
     ends.catch_up()
-    assert ends.source.knows(10)
     log = ends.primary.logical_wal_spool
     assert log is not None
     expected = log.position(10)
@@ -62,9 +63,11 @@ def test_an_acknowledgement_of_what_was_sent_needs_no_look_at_the_log(
         raise AssertionError(lsn)
 
     monkeypatch.setattr(LogicalWalSpool, "position_through", looked)
-    ack = ends.acknowledge()
+    ack = ends.sink.following.next_ack()
     assert ack is not None
-    assert ack.position == expected
+    known = ends.source.remembered(10)
+    assert known == ack.position == expected
+    ends.source.acknowledge("a", 100, ack, 0.0, known)
     assert ends.primary.replica_snapshots()[0].last_durable_lsn == 10
 
 
@@ -74,7 +77,7 @@ def test_no_more_than_some_are_remembered(ends: Ends, monkeypatch: pytest.Monkey
     for _ in range(5):
         ends.write(1)
         ends.catch_up()
-    assert [lsn for lsn in range(20) if ends.source.knows(lsn)] == [13, 14, 15]
+    assert [lsn for lsn in range(20) if ends.source.remembered(lsn)] == [13, 14, 15]
 
 
 @pytest.fixture
@@ -110,3 +113,28 @@ def test_a_live_record_costs_no_thread_unless_it_is_large(
     served.end_streams()
     response.read()
     assert lanes.count(Lane.STREAM) - before == threads
+
+
+def test_what_is_pruned_is_not_remembered(ends: Ends) -> None:
+    ends.register()
+    ends.catch_up()
+    ends.write(20)
+    ends.catch_up()
+    ends.acknowledge()
+    assert ends.primary.prune_retained_wal_through(20) is not None
+    log = ends.primary.logical_wal_spool
+    assert log is not None
+    assert log.pruned_through > 10
+    assert ends.source.remembered(10) is None
+    assert ends.source.remembered(30)
+
+
+def test_a_stream_that_can_not_wait_leaves_nothing_behind(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: source.Source) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    session = served.register("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(source.Source, "waiter", full)
+        assert served.pull("replica_id=a", session).status == 500
+    assert served.app.counters().streams == 0

@@ -188,3 +188,25 @@ def test_what_comes_within_the_time_is_taken_with_what_came(more_ms: int) -> Non
         assert body.readinto(buffer, more_ms) == (4 if more_ms else 2)
         assert set(asked) == {more_ms}
         vars(body._response)["fp"] = None
+
+
+def test_what_comes_evenly_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(OK + b"content-length: 1000\r\n\r\n") as connection:
+        body = connection.stream("/x", {}, 30.0)
+        clock = [0.0]
+
+        class Even:
+            """A byte each 2 ms."""
+
+            def poll(self, within_ms: int) -> list[int]:
+                clock[0] += within_ms / 1000
+                return [1]
+
+            def readinto1(self, buffer: memoryview) -> int:
+                buffer[0] = 1
+                return 1
+
+        monkeypatch.setattr("walspool.net.connection.time.monotonic", lambda: clock[0])
+        vars(body)["_poll"], vars(body._response)["fp"] = Even(), Even()
+        assert body.readinto(memoryview(bytearray(1_000)), 2) == 26
+        vars(body._response)["fp"] = None

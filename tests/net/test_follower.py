@@ -67,6 +67,16 @@ def test_many_records_at_once(site: Site, tmp_path: Path) -> None:
         same(one, site)
 
 
+def test_a_log_that_has_diverged_holds_nothing_that_was_waited_for(site: Site, tmp_path: Path) -> None:
+    with walspool.open(tmp_path / "a" / "app.db") as log:
+        log.append(5, b"another history")
+    with follower(site, tmp_path) as one:
+        eventually(one, lambda status: status.state == "stopped")
+        for lsn in (1, 5, 10):
+            with pytest.raises(walspool.Diverged):
+                one.wait_for(lsn, PATIENCE_S)
+
+
 def test_only_while_it_is_behind_it_waits_for_more(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sync for each part that comes would cost more; but a commit waits for the copy of a new record."""
     asked: list[bool] = []

@@ -11,6 +11,8 @@ from starlette.types import Message
 
 from tests.net.kit import PATIENCE_S, Served
 from tests.net.test_running import dial
+from walspool.net import server
+from walspool.net.protocol import CHUNK_BYTES
 from walspool.net.running import Limits, _Connection
 from walspool.net.server import PIECE_BYTES, _Stream
 
@@ -97,8 +99,9 @@ def test_a_receiver_that_is_back_is_watched_no_more(connection: Any) -> None:
     assert connection.loop.timer is not None
 
 
-@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 5 * PIECE_BYTES - 1])
-def test_a_large_part_goes_out_in_pieces(size: int) -> None:
+@pytest.mark.parametrize(("watched", "most"), [(False, PIECE_BYTES), (True, CHUNK_BYTES)])
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, CHUNK_BYTES + 1, 5 * CHUNK_BYTES - 1])
+def test_a_large_part_goes_out_in_pieces(size: int, watched: bool, most: int) -> None:
     part = bytes(range(256)) * (size // 256 + 1)
     sent: list[bytes] = []
 
@@ -112,9 +115,29 @@ def test_a_large_part_goes_out_in_pieces(size: int) -> None:
     async def receive() -> Message:
         raise AssertionError
 
-    asyncio.run(_Stream(parts(), {}, lambda: None)({}, receive, send))
+    asyncio.run(_Stream(parts(), {}, lambda: None, watched)({}, receive, send))
     assert b"".join(sent) == part[:size] + b"end"
-    assert max(map(len, sent)) <= PIECE_BYTES
+    assert max(map(len, sent)) == min(max(size, 3), most)
+
+
+def test_a_receiver_that_takes_nothing_is_left_to_a_server_that_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "STALL_S", 0.0)
+    taken: list[bool] = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async def send(message: Message) -> None:
+        await asyncio.sleep(0)
+        taken.append(message["type"] == "http.response.body" and not message["more_body"])
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    for watched in (False, True):
+        taken.clear()
+        asyncio.run(_Stream(parts(), {}, lambda: None, watched)({}, receive, send))
+        assert any(taken) == watched
 
 
 def test_a_large_frame_reaches_a_receiver_that_takes_little(served: Served) -> None:

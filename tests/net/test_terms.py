@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import walspool
+from tests.net.kit import Served
 from walspool import PrimaryReplication
 from walspool.errors import ProtocolError
 from walspool.net.messages import SnapshotHead, StreamHead, WalRequest
+from walspool.net.page import content
 from walspool.net.presenting import Presenting
 from walspool.net.protocol import MAX_TERM, ORIGIN, TERM_STEP, Refused, checksum
+from walspool.net.records import PAYLOADS_TYPE
 from walspool.net.source import Source
 
 
@@ -58,3 +63,35 @@ def test_a_former_primary_does_not_fence_by_a_term_that_can_not_be(ahead: int, n
     presenting.answered(StreamHead(5 + ahead, 0, None, ORIGIN))
     assert presenting.newer == (5 + ahead if newer else None)
     assert presenting.told == newer
+
+
+@pytest.mark.parametrize("term", [0, 2, 4, 2**64 - 1])
+def test_a_change_record_that_is_posted_sets_no_term(served: Served, term: int) -> None:
+    log = served.primary.logical_wal_spool
+    assert log is not None
+    log.begin_term(3)
+    own, other = (b'{"operation":"insert","term":%d}' % each for each in (3, term))
+    body = b"".join(len(each).to_bytes(4, "little") + each for each in (own, other))
+    problem = served.refusal("POST", "/v1/records", body, content_type=PAYLOADS_TYPE)
+    assert (problem.status, problem.kind) == (400, "bad-request")
+    assert f"payload 1 is a change record of term {term}, and this primary's is 3" in problem.detail
+    assert (served.primary.term, served.primary.current_logical_lsn) == (3, 10)
+    assert served.ask("POST", "/v1/records", own)[0] == 200
+    assert served.ask("POST", "/v1/records", b'{"operation":"insert"}')[0] == 200
+    assert served.primary.term == 3
+
+
+def test_no_record_brings_a_replaced_primary_back(served: Served) -> None:
+    served.primary.fence(2)
+    for payload in (b"x", b'{"operation":"insert","term":1}', b'{"operation":"insert","term":3}'):
+        problem = served.refusal("POST", "/v1/records", payload)
+        assert (problem.status, problem.kind) == (409, "newer-term")
+        assert (problem.facts["term"], problem.facts["newer"]) == (1, 2)
+    with pytest.raises(walspool.StaleTermError):
+        served.primary.append_change(walspool.ChangeRecord.decode(b'{"operation":"insert","term":3,"lsn":11}'))
+    assert (served.primary.fenced_by, served.primary.current_logical_lsn) == (2, 10)
+
+
+def test_the_declared_bound_of_a_term() -> None:
+    schemas = json.loads(content("/openapi.json"))["components"]["schemas"]
+    assert schemas["Term"]["maximum"] == MAX_TERM

@@ -86,7 +86,7 @@ DIRECTION: list[tuple[str, str]] = [
     ("replication.retention", "replication.slot"),
     ("replication.resume", "replication.slot"),
     ("replication.registry", "records"),
-    ("replication.commit", "records replication.config spool.interrupt"),
+    ("replication.commit", "errors records replication.config spool.interrupt"),
     ("replication.quorum", "errors records replication.commit replication.config replication.registry"),
     ("replication.backing", "errors records replication.buffer replication.resume spool.interrupt spool.log"),
     (
@@ -135,7 +135,7 @@ DIRECTION: list[tuple[str, str]] = [
     ("metrics", " net.serving"),
     ("net.page", "net.protocol"),
     ("net.lanes", ""),
-    ("net.records", "errors net.messages net.protocol replication.commit replication.primary"),
+    ("net.records", "core errors net.messages net.protocol replication.commit replication.primary"),
     (
         "net.server",
         "errors metrics net.records net.page net.state net.auth net.lanes net.messages net.protocol net.serving "

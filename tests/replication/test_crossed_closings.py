@@ -172,6 +172,35 @@ def test_closed_while_a_commit_waits(
             assert log.read_since(2) == [(3, b"paid")]
 
 
+@pytest.mark.parametrize("commit", COMMITS.values(), ids=COMMITS)
+@pytest.mark.parametrize("ack", [1, walspool.Regions("eu")], ids=["replicas", "regions"])
+def test_closing_ends_the_waits_of_commits(
+    anywhere: Opener, commit: Callable[..., walspool.CommitResult], ack: Any
+) -> None:
+    """Nobody will acknowledge any more, however long they would wait."""
+    primary = anywhere()
+    primary.register_replica("a", "eu")
+    failed: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            commit(primary, ack=ack, timeout=1e6)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    while not primary.commit_waiter.waiting:
+        assert thread.is_alive()
+    primary.close()
+    thread.join(60)
+    assert [type(each) for each in failed] == [walspool.CommitError]
+    assert "LSN 1 is durable here, do not commit it again" in str(failed[0])
+    with pytest.raises(walspool.SpoolClosed):
+        primary.commit_waiter.await_acks(1, 1, None)
+    assert primary.commit_waiter.counters().timed_out == 0
+
+
 # -- a clock and a thread that fail ------------------------------------------------------------------------------------
 
 CHANGE = walspool.ChangeRecord(0, 0, 1, walspool.ChangeOperation.INSERT, "c", 1, "row")

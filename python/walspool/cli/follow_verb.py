@@ -13,7 +13,7 @@ import typer
 
 import walspool
 from walspool.cli import output
-from walspool.cli.app import LSN_MAX, DataPath, app, example
+from walspool.cli.app import LSN_MAX, AsJson, DataPath, app, example
 from walspool.cli.programs import ApplyProgram, LoadProgram
 from walspool.cli.serve_verbs import client_tls
 
@@ -56,6 +56,7 @@ def follow(
         bool, typer.Option("--start-again", help="Give up a log that has diverged, for a snapshot.")
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="End with all that the primary has now.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Keep a durable copy of a served log, until SIGTERM or Ctrl-C; the primary may come and go.
 
@@ -75,15 +76,16 @@ def follow(
         follower.start()
         if start_again:
             output.complain("warning: a log that has diverged is given up for a snapshot; its files are set aside")
-        _Watch(follower, start_again).until(ending, once)
+        _Watch(follower, start_again, as_json).until(ending, once)
 
 
 class _Watch:
     """Tells what changes."""
 
-    def __init__(self, follower: Follower, start_again: bool) -> None:
+    def __init__(self, follower: Follower, start_again: bool, as_json: bool) -> None:
         self._follower = follower
         self._start_again = start_again
+        self._as_json = as_json
         self._told: dict[str, str | None] = {"error": None, "apply_error": None}
         self._following = False
 
@@ -95,7 +97,7 @@ class _Watch:
             self._tell(status)
             target = status.primary_lsn if target is None else target
             if once and status.agrees and target is not None and status.applied_lsn >= target:
-                output.line(f"LSN {status.durable_lsn}")
+                self._say({"lsn": status.durable_lsn}, f"LSN {status.durable_lsn}")
                 return
             self._look()
 
@@ -116,9 +118,16 @@ class _Watch:
                 output.complain(f"warning: {words}")
             self._told[name] = words
         if status.agrees and not self._following and status.error is None:
-            output.line(f"following {output.visible(status.url)} as {status.replica_id}, LSN {status.durable_lsn}")
-            output.flush()
+            facts = {"url": status.url, "replica_id": status.replica_id, "lsn": status.durable_lsn, "term": status.term}
+            self._say(facts, f"following {output.visible(status.url)} as {status.replica_id}, LSN {status.durable_lsn}")
         self._following = status.agrees and status.error is None
+
+    def _say(self, facts: dict[str, Any], words: str) -> None:
+        if self._as_json:
+            output.json_line(facts)
+        else:
+            output.line(words)
+        output.flush()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -55,12 +56,16 @@ def serve(
             min=0, metavar="LSNS", help="Prune what no replica needs, but the last so many.", show_default=False
         ),
     ] = None,
-    max_retained_bytes: Annotated[
-        int, typer.Option(min=0, metavar="BYTES", help="A replica that holds more of the log starts again; 0: never.")
+    retain_bytes: Annotated[
+        int, typer.Option(min=0, metavar="N", help="A replica that holds more of the log starts again; 0: never.")
     ] = 4 << 30,
+    retain_for: Annotated[
+        int, typer.Option(parser=_duration_ms, metavar="D", help="One not heard of for so long starts again; 0: never.")
+    ] = "24h",  # type: ignore[assignment]  # what the parser is given
     max_lag_lsn: Annotated[
         int, typer.Option(min=0, metavar="LSNS", help="A replica further behind starts again; 0: never.")
     ] = 0,
+    promote_first: Annotated[bool, typer.Option("--promote", help="First make a replica's log a primary's.")] = False,
     former_token_file: Annotated[Path | None, typer.Option(help="For the former primary: our token.", **_FILE)] = None,
     former_tls_ca: Annotated[Path | None, typer.Option(help="For the former primary: its CA.", **_FILE)] = None,
     as_json: AsJson = False,
@@ -68,7 +73,8 @@ def serve(
     """Serve the log over HTTP until SIGTERM or Ctrl-C; prints one line with the address once it listens.
 
     Any address but this machine's own needs --tokens, and TLS unless --insecure is said. A log with damaged records is
-    refused. A promoted log tells its former primary that it was replaced, until that has answered.
+    refused. A promoted log tells its former primary that it was replaced, until that has answered. --promote does what
+    'walspool promote' does, each time that it is said.
     """
     need_the_server("serving")
     from walspool import net
@@ -76,9 +82,12 @@ def serve(
     auth = _refuse_an_open_door(host, tokens, tls_cert, tls_key, insecure)
     token = None if former_token_file is None else net.read_token(former_token_file)
     context = client_tls(former_tls_ca)
-    settings = walspool.ReplicationConfig(max_retained_bytes=max_retained_bytes, slot_retention_max_lag_lsn=max_lag_lsn)
+    settings = walspool.ReplicationConfig(
+        max_retained_bytes=retain_bytes, slot_retention_max_lag_lsn=max_lag_lsn, slot_idle_timeout_ms=retain_for
+    )
     with (
         _listen(host, port) as listening,
+        _promoted(path, promote_first),
         walspool.PrimaryReplication(path, settings, recovery="strict") as primary,
         _pruning(primary, keep),
     ):
@@ -87,6 +96,25 @@ def serve(
         net.present_term(primary, path, token=token, ssl_context=context, insecure=insecure)
         url = _url(listening, host, tls_cert is not None)
         _run(made, listening, tls_cert, tls_key, partial(_tell, primary, path, url, as_json))
+
+
+def _duration_ms(text: str) -> int:
+    """Milliseconds of ``90``, ``90s``, ``15m``, ``24h`` or ``7d``; a number alone is seconds."""
+    found = re.fullmatch(r"(\d{1,12})([smhd]?)", text, re.ASCII)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no duration: 90s, 15m, 24h and 7d are")
+    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] * 1000
+
+
+@contextmanager
+def _promoted(path: Path, wanted: bool) -> Iterator[None]:
+    """Once it is sure that there is an address to serve it at."""
+    if wanted:
+        from walspool import net
+
+        must_exist(path)
+        net.promote(path)
+    yield
 
 
 def need_the_server(what: str, otherwise: str = "") -> None:

@@ -252,15 +252,16 @@ class Follower:
     def wait_for(self, lsn: int, timeout: float | None = None, *, applied: bool = False) -> bool:
         """Wait until the log holds ``lsn`` durably (``applied``: and ``apply`` has had it); False after ``timeout`` s.
 
+        It is its own log that is looked at, whether or not the primary has agreed to it yet (``status().agrees``).
         Raises what has stopped the follower for good, such as ``Diverged``; ``SpoolClosed`` once it is stopped.
         """
         check_u64("lsn", lsn)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             status, pulling = self.status(), self._pulling
+            self._raise_if_stopped()
             if (status.applied_lsn if applied else status.durable_lsn) >= lsn:
                 return True
-            self._raise_if_stopped()
             left = SIGNALS_S if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False

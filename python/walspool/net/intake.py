@@ -22,7 +22,7 @@ class Intake:
 
     @property
     def room(self) -> memoryview:
-        """Where the next bytes go; never empty."""
+        """Where the next bytes go; empty only while ``has_frame``."""
         return self._buffer[self._count :]
 
     @property

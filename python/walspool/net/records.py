@@ -7,6 +7,7 @@ import base64
 from itertools import islice
 from typing import Any, Final
 
+from walspool import core
 from walspool.errors import CommitError, PayloadTooLarge, StaleTermError
 from walspool.net.messages import split_payloads
 from walspool.net.protocol import Refused, number, parse_query
@@ -41,11 +42,12 @@ async def append(primary: PrimaryReplication, body: bytes, media_type: str, ack:
     payloads = list(islice(parts, _MAX_PAYLOADS + 1))  # no more: each costs memory, however short it is
     if len(payloads) > _MAX_PAYLOADS:
         raise Refused(413, "too-large", f"there are more than {_MAX_PAYLOADS} payloads, which are taken at a time")
+    _check_terms(primary, payloads)
     done = await asyncio.gather(*(primary.acommit(each, ack=ack) for each in payloads), return_exceptions=True)
     lsns = [each.lsn for each in done if not isinstance(each, BaseException) or isinstance(each, CommitError)]
     for each in done:
         if isinstance(each, StaleTermError):
-            raise Refused(409, "newer-term", str(each), term=each.term, newer=each.current_term, lsns=lsns)
+            raise _replaced(primary, str(each), lsns)
         if isinstance(each, PayloadTooLarge):
             raise Refused(413, "too-large", str(each), lsns=lsns)
         if isinstance(each, BaseException) and not isinstance(each, CommitError):
@@ -54,6 +56,21 @@ async def append(primary: PrimaryReplication, body: bytes, media_type: str, ack:
     if missing is not None:
         raise Refused(503, "copies-missing", str(missing), lsns=lsns)
     return {"lsns": lsns, "acks": min((each.acks for each in done if not isinstance(each, BaseException)), default=0)}
+
+
+def _check_terms(primary: PrimaryReplication, payloads: list[memoryview]) -> None:
+    """Refuse a change record of another term than the primary's: whoever may append must not be able to raise it."""
+    if primary.fenced_by is not None:
+        raise _replaced(primary, "this primary was replaced", [])
+    for place, each in enumerate(payloads):
+        change = core.change_term(each)
+        if change is not None and change[1] and change[0] != primary.term:
+            words = f"payload {place} is a change record of term {change[0]}, and this primary's is {primary.term}"
+            raise Refused(400, "bad-request", f"{words}; nothing was appended; leave its term out")
+
+
+def _replaced(primary: PrimaryReplication, words: str, lsns: list[int]) -> Refused:
+    return Refused(409, "newer-term", words, term=primary.term, newer=primary.fenced_by or primary.term, lsns=lsns)
 
 
 def read(primary: PrimaryReplication, query: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import resource
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,19 +57,24 @@ class _Config(uvicorn.Config):
 
 
 def config(
-    app: ReplicationApp,
+    app: Callable[..., Any],
     host: str = "127.0.0.1",
     port: int = 4646,
     *,
     tls_cert: str | os.PathLike[str] | None = None,
     tls_key: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
+    mounted: ReplicationApp | None = None,
 ) -> uvicorn.Config:
     """How uvicorn runs ``app``, for ``Server``: one worker, no access log, nothing told of itself.
 
-    ``tls_cert``, ``tls_key``: PEM files of the certificate, with its chain, and of its key; ``limits``: other ones.
+    ``tls_cert``, ``tls_key``: PEM files of the certificate, with its chain, and of its key; ``limits``: other ones;
+    ``mounted``: the ``create_app`` that is a part of ``app``, where that is another service. ``TypeError`` without.
     """
     limits = Limits() if limits is None else limits
+    replication = app if isinstance(app, ReplicationApp) else mounted
+    if replication is None:
+        raise TypeError("mounted must be the application of create_app where app is another one")
     found = _Config(
         app,
         host,
@@ -86,7 +92,8 @@ def config(
         ssl_keyfile=tls_key,
     )
     found.limits = limits
-    found.replication = app
+    replication.watched = True  # by _Connection
+    found.replication = replication
     return found
 
 

@@ -55,10 +55,8 @@ log = logging.getLogger("walspool")
 #: A client that takes nothing, or gives nothing, for so long is dropped.
 STALL_S: Final = 30.0
 BODY_S: Final = 10.0
-#: What goes out at a time: who takes a large frame slowly is to be seen taking it.
-PIECE_BYTES: Final = CHUNK_BYTES
-#: 64 KiB of it are to be taken within ``STALL_S``.
-_PIECE_S: Final = STALL_S * PIECE_BYTES / (64 << 10)
+#: A part goes out so many bytes at a time, so that who takes a large frame slowly is seen to take it.
+PIECE_BYTES: Final = 64 << 10
 
 #: A browser takes no answer for something else, and keeps none.
 _PLAIN: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
@@ -88,6 +86,8 @@ class ReplicationApp(Starlette):
         self._auth = auth
         self._page = page(Collector(primary, self.counters))
         self._ending = False
+        #: Whether what runs it drops a receiver that takes nothing: then parts go out in larger pieces.
+        self.watched = False
         #: Of the streams.
         self._waiters: set[LoopWaiter] = set()
         self._lanes = Lanes()
@@ -219,9 +219,10 @@ class ReplicationApp(Starlette):
         name = replica_id("id", request.path_params["id"])
         grant.require(f"replica:{name}")
         ack = Ack.parse(await _body(request), request.headers.get(CHECKSUM))
-        call = partial(self._source.acknowledge, name, _session(request), ack, time.monotonic())
-        # a copy that commits wait for says what was sent just now: a thread would cost more than the look
-        return _json(call() if self._source.knows(ack.durable_lsn) else await self._lanes.run(Lane.PROMPT, call))
+        # commits wait for what was sent just now: a thread would cost more than to compare it
+        known = self._source.remembered(ack.durable_lsn)
+        call = partial(self._source.acknowledge, name, _session(request), ack, time.monotonic(), known)
+        return _json(call() if known is not None else await self._lanes.run(Lane.PROMPT, call))
 
     async def _wal(self, request: Request, grant: Grant) -> Any:
         wanted = WalRequest.parse(request.scope["query_string"], request.headers.get(CHECKSUM))
@@ -230,8 +231,13 @@ class ReplicationApp(Starlette):
         else:  # whoever only reads must not be able to fence
             grant.require("read" if wanted.term is None else "admin")
         session = _session(request)
-        pull = await self._lanes.run(Lane.STREAM, self._source.pull, wanted, session, time.monotonic())
-        waiter, gone = self._source.waiter(), asyncio.ensure_future(_gone(request.receive))
+        waiter = self._source.waiter()  # first: what is pulled has to be closed
+        try:
+            pull = await self._lanes.run(Lane.STREAM, self._source.pull, wanted, session, time.monotonic())
+        except BaseException:
+            waiter.close()
+            raise
+        gone = asyncio.ensure_future(_gone(request.receive))
         self._waiters.add(waiter)
         gone.add_done_callback(lambda _: waiter.ring())
 
@@ -242,7 +248,7 @@ class ReplicationApp(Starlette):
             pull.close(time.monotonic())
 
         # at once, before there is a record: what the replica holds is acknowledged behind it
-        return _Stream(self._frames(pull, waiter, gone), pull.head.headers(), close)
+        return _Stream(self._frames(pull, waiter, gone), pull.head.headers(), close, self.watched)
 
     async def _frames(self, pull: Pull, waiter: LoopWaiter, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
         """The frames of a response, until its end, the client's or the server's."""
@@ -282,7 +288,7 @@ class ReplicationApp(Starlette):
             assert name is not None  # which load has seen to
             self._source.closed(name, session, time.monotonic())
 
-        return _Stream(self._snapshot(iter(found.chunks), gone), head.headers(), close)
+        return _Stream(self._snapshot(iter(found.chunks), gone), head.headers(), close, self.watched)
 
     async def _snapshot(self, chunks: Iterator[bytes], gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
         while (chunk := await self._lanes.run(Lane.LOAD, next, chunks, None)) is not None:
@@ -296,10 +302,17 @@ class _CutOff(Exception):
 
 
 class _Stream:
-    """A response whose receiver is dropped when it takes nothing, and whose end is seen for what it is."""
+    """A response whose receiver is dropped when it takes nothing, and whose end is seen for what it is.
 
-    def __init__(self, parts: AsyncIterator[bytes], headers: dict[str, str], close: Callable[[], object]) -> None:
+    ``watched``: by the server, which knows better what is taken.
+    """
+
+    def __init__(
+        self, parts: AsyncIterator[bytes], headers: dict[str, str], close: Callable[[], object], watched: bool
+    ) -> None:
         self._parts = parts
+        self._piece_bytes = CHUNK_BYTES if watched else PIECE_BYTES
+        self._stall_s = None if watched else STALL_S
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._close = close
 
@@ -309,9 +322,9 @@ class _Stream:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async for part in self._parts:
-                for at in range(0, len(part), PIECE_BYTES):
-                    piece = part[at : at + PIECE_BYTES]
-                    async with asyncio.timeout(_PIECE_S):
+                for at in range(0, len(part), self._piece_bytes):
+                    piece = part[at : at + self._piece_bytes]
+                    async with asyncio.timeout(self._stall_s):
                         await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (TimeoutError, _CutOff, OSError, SpoolClosed):

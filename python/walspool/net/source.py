@@ -123,9 +123,11 @@ class Source:
             self._opened(name, session, now_s, holds=answer.previous.lsn > 0 and not answer.reset)
         return Pull(self, request, session, head, now_s)
 
-    def acknowledge(self, replica_id: str, session: int | None, ack: Ack, now_s: float) -> dict[str, Any]:
-        """Count an acknowledgement. ``Refused``: it counts for nothing."""
-        problem = decide_ack(ack, self._slot(replica_id), self._facts(ack.durable_lsn))
+    def acknowledge(
+        self, replica_id: str, session: int | None, ack: Ack, now_s: float, known: Position | None = None
+    ) -> dict[str, Any]:
+        """Count an acknowledgement. ``Refused``: it counts for nothing. ``known``: as ``remembered`` says."""
+        problem = decide_ack(ack, self._slot(replica_id), self._facts(ack.durable_lsn, known))
         if problem is not None and problem.kind != "unknown-replica":
             self._check(replica_id, session, now_s)
         if problem is not None:
@@ -218,9 +220,10 @@ class Source:
         self._primary.note_replica_pull(replica_id, lsn)
         return True
 
-    def knows(self, lsn: int) -> bool:
-        """Whether an acknowledgement of ``lsn`` is decided without a look at the disk."""
-        return lsn in self._sent
+    def remembered(self, lsn: int) -> Position | None:
+        """The position of this record, where it was the last of what was sent a while ago; with it, an acknowledgement
+        is judged without a look at the disk."""
+        return None if lsn < self._gone_through() else self._sent.get(lsn)
 
     def _remember(self, last: Position) -> None:
         with self._lock:
@@ -302,8 +305,8 @@ class Source:
         loading = any(each.rebootstrapping for each in self._primary.replica_snapshots() if each.id == replica_id)
         return SlotFacts(slot.restart_lsn, slot.invalidation_reason, loading)
 
-    def _facts(self, lsn: int) -> LogFacts:
-        asked = self._sent.get(lsn) or self._position(lsn)
+    def _facts(self, lsn: int, known: Position | None = None) -> LogFacts:
+        asked = known or self._position(lsn)
         # what is gone comes last: a position that was found before is still judged by it
         gone = self._gone_through()
         boundary = self._spool.position_through(gone) if lsn < gone else None

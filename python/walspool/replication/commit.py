@@ -13,7 +13,8 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from walspool.records import check_u64
+from walspool.errors import SpoolClosed
+from walspool.records import MAX_U64, check_u64
 from walspool.replication.config import check_region_names, check_seconds
 from walspool.spool.interrupt import SIGNALS_S
 
@@ -180,6 +181,7 @@ class CommitWaiter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._closed = False
         self._acks: dict[str, int] = {}
         self._regions: dict[str, str] = {}
         self._queues: dict[Requirement, _Queue] = {}
@@ -253,6 +255,15 @@ class CommitWaiter:
         with self._lock:
             return self._holding_regions(lsn, regions)
 
+    def close(self) -> None:
+        """No more copies will come: whoever waits, or begins to, gets ``SpoolClosed``. May be called twice."""
+        with self._lock:
+            self._closed = True
+            waits = [wait for queue in self._queues.values() for wait in queue.take_through(MAX_U64)]
+            self._queues.clear()
+        for each in waits:
+            each.wake()
+
     @property
     def waiting(self) -> int:
         """How many wait now."""
@@ -270,6 +281,7 @@ class CommitWaiter:
         """Wait until ``required`` replicas, or one in each region, hold ``target_lsn`` durably.
 
         ``timeout``: in seconds, ``None`` for ever. LSN 0 is reached at once, also by nobody; 0 asked: ``NotRequired``.
+        ``SpoolClosed`` once it is closed.
         """
         deadline = None if timeout is None else time.monotonic() + _bounded(timeout)
         gate = threading.Lock()
@@ -308,7 +320,7 @@ class CommitWaiter:
                 wait.outcome = NotRequired()
             elif self._watermark(wait.required) >= wait.target_lsn:
                 wait.outcome = Reached(self._count(wait.target_lsn))
-            else:
+            elif not self._closed:
                 self._queues.setdefault(wait.required, _Queue()).add(wait)
                 return True
             return False
@@ -325,6 +337,8 @@ class CommitWaiter:
             if outcome is not None:
                 self._reached += 1
                 return outcome
+            if self._closed:
+                raise SpoolClosed("the primary is closed; open it again", path=None)
             self._timed_out += 1
             if isinstance(wait.required, Regions):
                 holding = self._holding_regions(wait.target_lsn, wait.required)

@@ -279,6 +279,7 @@ class PrimaryReplication(RetainingPrimary):
     def close(self) -> None:
         """Write the slots, close the log. May be called twice; later changes raise ``SpoolClosed``."""
         self._closed = True
+        self.commit_waiter.close()
         if self._forgotten.detach() is not None:
             _close(self._slots, self._backing)
 

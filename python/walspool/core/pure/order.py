@@ -40,7 +40,7 @@ def checked(item: Item) -> Checked:
 def following(
     last_lsn: int, last_term: int, fence: int, lsn: int | None, term: int | None, payload: Any, index: int | None
 ) -> tuple[int, int]:
-    """LSN and term, above ``fence``, of a record that follows those; an error where it may not."""
+    """LSN and term of a record that follows those in a log whose term is above ``fence``; an error where it may not."""
     if lsn is None:
         lsn = min(last_lsn + 1, MAX_U64)
     if lsn <= last_lsn:
@@ -50,8 +50,8 @@ def following(
         term = change[0] if change is not None and change[1] else last_term
     if term < last_term:
         raise StaleTermError(term=term, current_term=last_term, **fact(index))
-    if term <= fence:
-        raise StaleTermError(term=term, current_term=fence, **fact(index))
+    if last_term <= fence:  # no record lifts it, whatever its term: only being promoted does
+        raise StaleTermError(term=last_term, current_term=fence, **fact(index))
     return lsn, term
 
 
