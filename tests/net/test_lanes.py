@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,3 +133,18 @@ def test_a_server_that_has_ended_leaves_no_thread(tmp_path: Path) -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(PATIENCE_S)
         assert not thread.is_alive(), thread
+
+
+def test_bodies_on_their_way_have_a_bound(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_BODIES_BYTES", 1_000)
+    for _ in range(2):  # what has ended counts no more, however it ended
+        with socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as slow:
+            slow.sendall(b"POST /v1/records HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n" + bytes(800))
+            while served.app._bodies._held < 800:
+                assert served.ask("GET", "/healthz")[0] == 200
+            problem = served.refusal("POST", "/v1/records", bytes(201))
+            assert (problem.status, problem.kind) == (503, "busy")
+            assert served.ask("POST", "/v1/records", bytes(200))[0] == 200
+            slow.sendall(bytes(100))
+            assert slow.recv(12) == b"HTTP/1.1 200"
+        assert served.ask("POST", "/v1/records", bytes(1_000))[0] == 200

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
@@ -14,15 +16,41 @@ from walspool.net.protocol import Refused, number, parse_query
 from walspool.replication.commit import CommitPolicy
 from walspool.replication.primary import PrimaryReplication
 
-__all__ = ["MAX_RECORDS_BYTES", "PAYLOADS_TYPE", "append", "parse_ack", "read"]
+__all__ = ["MAX_BODIES_BYTES", "MAX_RECORDS_BYTES", "PAYLOADS_TYPE", "Bodies", "append", "parse_ack", "read"]
 
 #: Media type of a body that is many payloads, each with its length before it.
 PAYLOADS_TYPE: Final = "application/vnd.walspool.payloads"
 #: Bytes of a body that is appended.
 MAX_RECORDS_BYTES: Final = 16 << 20
+#: Bytes of all bodies together that have come and are not answered yet.
+MAX_BODIES_BYTES: Final = 128 << 20
 _MAX_PAYLOADS: Final = 10_000
 _MAX_COUNT: Final = 1_000
 _MAX_READ_BYTES: Final = 1 << 20
+
+
+class Bodies:
+    """The memory that bodies on their way cost. For one event loop."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    @contextmanager
+    def one(self) -> Iterator[Callable[[int], None]]:
+        """For the time of one request: call it for what comes; ``Refused`` where there is no room for it."""
+        taken = 0
+
+        def come(count: int) -> None:
+            nonlocal taken
+            if self._held + count > MAX_BODIES_BYTES:
+                raise Refused(503, "busy", f"{MAX_BODIES_BYTES >> 20} MiB of records are on their way; send them later")
+            self._held += count
+            taken += count
+
+        try:
+            yield come
+        finally:
+            self._held -= taken
 
 
 def parse_ack(query: bytes) -> int | CommitPolicy:

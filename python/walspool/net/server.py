@@ -41,7 +41,7 @@ from walspool.net.protocol import (
     number,
     parse_query,
 )
-from walspool.net.records import MAX_RECORDS_BYTES, append, parse_ack, read
+from walspool.net.records import MAX_RECORDS_BYTES, Bodies, append, parse_ack, read
 from walspool.net.serving import Counters, Wait
 from walspool.net.source import Pull, SnapshotProvider, Source
 from walspool.net.state import retention_of, slots_of, status_of
@@ -91,6 +91,7 @@ class ReplicationApp(Starlette):
         #: Of the streams.
         self._waiters: set[LoopWaiter] = set()
         self._lanes = Lanes()
+        self._bodies = Bodies()
         #: The replicas that a snapshot is made for, or sent to.
         self._loads: set[str | None] = set()
         routes = [
@@ -197,9 +198,10 @@ class ReplicationApp(Starlette):
     async def _append(self, request: Request, grant: Grant) -> Response:
         grant.require("append")
         ack = parse_ack(request.scope["query_string"])
-        body = await _body(request, MAX_RECORDS_BYTES, STALL_S)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        return _json(await append(self._primary, body, media_type, ack))
+        with self._bodies.one() as come:
+            body = await _body(request, MAX_RECORDS_BYTES, STALL_S, come)
+            return _json(await append(self._primary, body, media_type, ack))
 
     async def _read(self, request: Request, grant: Grant) -> Response:
         grant.require("read")
@@ -333,13 +335,19 @@ class _Stream:
             self._close()
 
 
-async def _body(request: Request, maximum: int = MAX_JSON_BYTES, seconds: float | None = None) -> bytes:
-    """The body, if it is small and comes in time."""
+async def _body(
+    request: Request,
+    maximum: int = MAX_JSON_BYTES,
+    seconds: float | None = None,
+    come: Callable[[int], None] = lambda count: None,
+) -> bytes:
+    """The body, if it is small and comes in time. ``come`` hears of the bytes as they come, and may refuse them."""
     found = bytearray()
     seconds = BODY_S if seconds is None else seconds
     try:
         async with asyncio.timeout(seconds):
             async for part in request.stream():
+                come(len(part))
                 found += part
                 if len(found) > maximum:
                     raise Refused(413, "too-large", f"the body is above {maximum} bytes")
