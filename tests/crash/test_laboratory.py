@@ -14,6 +14,7 @@ from tests.lab.model import Model
 from tests.lab.record import read_record, split_sections
 from tests.lab.recorder import Recording, replay_problem
 from tests.lab.states import Builder, State, materialize, state_key
+from tests.lab.workloads import first_number
 
 SECTIONS = 4
 
@@ -93,3 +94,8 @@ def test_what_a_failed_sync_left_in_the_page_cache_must_be_written_again(
         assert found == []
     else:
         assert any(word in text for text in found), found[:5]
+
+
+def test_the_numbers_of_any_seed_fit_into_a_note() -> None:
+    """A payload's number is the upper half of its id, which is a signed word of 64 bits."""
+    assert max(map(first_number, range(10_000))) + 1_000_000 <= 1 << 31

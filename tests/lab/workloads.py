@@ -308,6 +308,11 @@ HIDDEN = {
 }
 
 
+def first_number(seed: int) -> int:
+    """Of the payloads that are appended to what a crash has left: another million for each of 2,000 seeds."""
+    return 1_000_000 + seed % 2_000 * 1_000_000
+
+
 def main(name: str, folder: str, seed: int, phase: int, sections: list[str]) -> None:
     """Runs one phase; with sections (folder, data path, options; as JSON) in each of those."""
     faulthandler.dump_traceback_later(120, exit=True)  # a hang becomes an error that shows where
@@ -318,7 +323,7 @@ def main(name: str, folder: str, seed: int, phase: int, sections: list[str]) -> 
         number, data, options = json.loads(section)
         run = Run(Path(folder) / str(number) / data, seed, phase, options)
         run.author.library.note(Note.SECTION, number)
-        run.author = Author(1_000_000 + seed % 4000 * 1_000_000)
+        run.author = Author(first_number(seed))
         workload.phases[phase](run)
 
 
