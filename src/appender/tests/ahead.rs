@@ -14,40 +14,34 @@ use crate::index::Summary;
 fn a_large_batch_is_on_its_way_before_it_is_whole() {
     let log = Log::new(PLAIN);
     log.appender.append_one(&next(b"before")).unwrap();
-    let (payload, mut sizes) = (vec![1; 300 << 10], Vec::new());
-    let staged = log.appender.commit.commit(|queue, batch, writer| {
-        let writer = writer.expect("nobody else writes");
-        for lsn in 2..=6 {
-            let position = Position { lsn, term: 1, fence: None };
-            batch.add(&next(&payload), position);
-            queue.advance(position);
-            assert!(writer.write_ahead(batch));
-            sizes.push((log.size(), batch.bytes.len()));
-        }
-        Ok(Staged::Queued(()))
-    });
-    staged.unwrap();
+    let mut sizes = Vec::new();
+    append_ahead(&log.appender, 2..=6, |held| sizes.push((log.size(), held))).unwrap();
     let (first, frame) = (6 + OVERHEAD, (300 << 10) + OVERHEAD);
     let pieces = [(0, frame), (2 * frame, 0), (2 * frame, frame), (4 * frame, 0), (4 * frame, frame)];
     assert_eq!(sizes, pieces.map(|(there, held)| (first + there, held as usize)));
     let stats = log.appender.published().unwrap().stats();
     assert_eq!((stats.flushes, log.check().records, log.size()), (2, 6, first + 5 * frame));
+    let payload = vec![1; 300 << 10];
     log.appender.append(&vec![next(&payload); 20], None).unwrap();
     assert_eq!(log.check().records, 26);
 }
 
-/// Three parts of 300 KiB, of which two are written ahead, `between` that and the flush.
-fn append_ahead(appender: &Appender, between: impl Fn()) -> Result<(), Failure> {
+/// Records of 300 KiB, of which each second one sends what is there ahead; `behind` each it hears what is still held.
+fn append_ahead(
+    appender: &Appender,
+    lsns: std::ops::RangeInclusive<u64>,
+    mut behind: impl FnMut(usize),
+) -> Result<(), Failure> {
     let payload = vec![1; 300 << 10];
     appender.commit.commit(|queue, batch, writer| {
         let writer = writer.expect("nobody else writes");
-        for lsn in 2..=4 {
+        for lsn in lsns.clone() {
             let position = Position { lsn, term: 1, fence: None };
             batch.add(&next(&payload), position);
             queue.advance(position);
             assert!(writer.write_ahead(batch));
+            behind(batch.bytes.len());
         }
-        between();
         Ok(Staged::Queued(()))
     })
 }
@@ -57,8 +51,14 @@ fn what_was_written_ahead_and_cut_off_is_not_acknowledged() {
     let log = Log::new(PLAIN);
     log.appender.append_one(&next(b"before")).unwrap();
     let size = log.size();
-    let cut = || std::fs::OpenOptions::new().write(true).open(&log.path).unwrap().set_len(size).unwrap();
-    let refused = append_ahead(&log.appender, cut).unwrap_err().error;
+    let mut records = 0;
+    let cut_behind_the_third = |_| {
+        records += 1;
+        if records == 3 {
+            std::fs::OpenOptions::new().write(true).open(&log.path).unwrap().set_len(size).unwrap();
+        }
+    };
+    let refused = append_ahead(&log.appender, 2..=4, cut_behind_the_third).unwrap_err().error;
     assert!(matches!(refused, CoreError::Corrupt { .. }), "{refused}");
     assert_eq!(log.marked_lsn(), 1);
     assert_eq!(log.check().records, 1);
