@@ -85,17 +85,16 @@ def serve(
     settings = walspool.ReplicationConfig(
         max_retained_bytes=retain_bytes, slot_retention_max_lag_lsn=max_lag_lsn, slot_idle_timeout_ms=retain_for
     )
-    with (
-        _listen(host, port) as listening,
-        _promoted(path, promote_first),
-        walspool.PrimaryReplication(path, settings, recovery="strict") as primary,
-        _pruning(primary, keep),
-    ):
-        provider = None if snapshot is None else partial(snapshot_of, snapshot, path)
-        made = net.create_app(primary, auth=auth, snapshot=provider)
-        net.present_term(primary, path, token=token, ssl_context=context, insecure=insecure)
-        url = _url(listening, host, tls_cert is not None)
-        _run(made, listening, tls_cert, tls_key, partial(_tell, primary, path, url, as_json))
+    with _listen(host, port) as listening:
+        if promote_first:  # once it is sure that there is an address to serve it at
+            must_exist(path)
+            net.promote(path)
+        with walspool.PrimaryReplication(path, settings, recovery="strict") as primary, _pruning(primary, keep):
+            provider = None if snapshot is None else partial(snapshot_of, snapshot, path)
+            made = net.create_app(primary, auth=auth, snapshot=provider)
+            net.present_term(primary, path, token=token, ssl_context=context, insecure=insecure)
+            url = _url(listening, host, tls_cert is not None)
+            _run(made, listening, tls_cert, tls_key, partial(_tell, primary, path, url, as_json))
 
 
 def _duration_ms(text: str) -> int:
@@ -104,17 +103,6 @@ def _duration_ms(text: str) -> int:
     if found is None:
         raise typer.BadParameter(f"{text!r} is no duration: 90s, 15m, 24h and 7d are")
     return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] * 1000
-
-
-@contextmanager
-def _promoted(path: Path, wanted: bool) -> Iterator[None]:
-    """Once it is sure that there is an address to serve it at."""
-    if wanted:
-        from walspool import net
-
-        must_exist(path)
-        net.promote(path)
-    yield
 
 
 def need_the_server(what: str, otherwise: str = "") -> None:
