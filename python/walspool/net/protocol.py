@@ -71,7 +71,7 @@ CHECKSUM: Final = "walspool-checksum"
 PROBLEM_TYPE: Final = "application/problem+json"
 
 #: Bytes of log that a follower costs the primary in memory.
-CHUNK_BYTES: Final = 512 << 10
+CHUNK_BYTES: Final = 256 << 10
 #: A response ends after so many bytes of frames, or so many seconds.
 MAX_RESPONSE_BYTES: Final = 64 << 20
 MAX_RESPONSE_S: Final = 30.0
