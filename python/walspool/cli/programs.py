@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,11 @@ def _close(stream: IO[bytes] | None) -> None:
     if stream is not None:
         with suppress(OSError):  # what it did not want to read
             stream.close()
+
+
+def _abandon(process: _Process) -> None:
+    _kill(process)
+    _close(process.stdout)
 
 
 def _ending(process: _Process) -> str:
@@ -173,6 +179,7 @@ class _Output:
 
     def __init__(self, process: _Process) -> None:
         self._process = process
+        weakref.finalize(self, _abandon, process)
 
     def __iter__(self) -> _Output:
         return self
@@ -185,7 +192,3 @@ class _Output:
         if self._process.wait():
             raise _told(f"the --snapshot program failed: {_ending(self._process)}")
         raise StopIteration
-
-    def __del__(self) -> None:
-        _kill(self._process)
-        _close(self._process.stdout)

@@ -187,13 +187,16 @@ class Follower:
     ) -> None:
         self.stop()
 
-    def __del__(self) -> None:
+    def __del__(
+        self, ending: Callable[[], bool] = sys.is_finalizing, warn: Callable[..., None] = warnings.warn
+    ) -> None:
         if getattr(self, "_running", False):
             self._running = False
             try:
-                warnings.warn(f"a follower was not stopped: {self!r}", ResourceWarning, source=self, stacklevel=2)
+                warn(f"a follower was not stopped: {self!r}", ResourceWarning, source=self, stacklevel=2)
             finally:
-                self._abandon()
+                if not ending():  # then modules may be empty already, and the system ends its threads
+                    self._abandon()
 
     def __repr__(self) -> str:
         return f"<Follower {self._upstream.replica_id} of {self._upstream.url}>"
@@ -405,7 +408,7 @@ class Follower:
 
     def _abandon(self) -> None:
         """Nobody holds it any more: its threads end, and the last of them lets go of the log."""
-        if self._pulling is not None and self._loops is not None and not sys.is_finalizing():
+        if self._pulling is not None and self._loops is not None:
             self._pulling.end()
             if self._applying is not None:
                 self._applying.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 
 __all__ = ["Bell"]
 
@@ -33,12 +34,11 @@ class Bell:
                 if self.wait_fd == self.ring_fd:
                     return
 
-    def __del__(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the descriptors. May be called twice."""
+    def close(self, close: Callable[[int], None] = os.close) -> None:
+        """Close the descriptors. May be called twice, and at the interpreter's end, when this module may be empty."""
         for fd in {self.wait_fd, self.ring_fd}:
             if fd >= 0:
-                os.close(fd)
+                close(fd)
         self.wait_fd = self.ring_fd = -1
+
+    __del__ = close

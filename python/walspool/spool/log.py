@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 import warnings
@@ -304,11 +305,14 @@ class LogicalWalSpool(WritableLog):
     ) -> None:
         await self.aclose()
 
-    def __del__(self) -> None:
+    def __del__(
+        self, ending: Callable[[], bool] = sys.is_finalizing, warn: Callable[..., None] = warnings.warn
+    ) -> None:
         if not getattr(self, "_closed", True):
             self._closed = True
-            self._flusher.forget(partial(_let_go, self._opened, self._lock))
-            warnings.warn(f"unclosed spool {self._path}", ResourceWarning, source=self, stacklevel=2)
+            if not ending():  # then modules may be empty already, and the system lets go of everything
+                self._flusher.forget(partial(_let_go, self._opened, self._lock))
+            warn(f"unclosed spool {self._path}", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         mode = "closed" if self._closed else "writer" if isinstance(self._opened, WriterSegments) else "read-only"

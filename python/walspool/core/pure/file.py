@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
@@ -44,8 +43,10 @@ class File:
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self._fd >= 0:
-            with contextlib.suppress(OSError):
+            try:  # noqa: SIM105 - at the interpreter's end this module may be empty: no contextlib
                 close(self._fd)
+            except OSError:
+                pass
 
 
 class named:
