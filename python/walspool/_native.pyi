@@ -312,8 +312,11 @@ class Reader:
     def read_entries(self, max_count: int | None = None, max_bytes: int | None = None) -> list[Entry]:
         """The next ``max_count`` records with up to ``max_bytes`` of payload, at least one if there is one."""
 
-    def read_frames(self, max_bytes: int) -> tuple[bytes, int, int | None, int | None]:
-        """``(data, records, first_lsn, last_lsn)``: version 3 frames, at least one if there is one."""
+    def read_frames(self, max_bytes: int) -> tuple[memoryview, int, int | None, int | None]:
+        """``(data, records, first_lsn, last_lsn)``: version 3 frames, at least one if there is one.
+
+        ``data`` is read-only, and keeps its bytes whatever is read next.
+        """
 
 @final
 class ArrowStream:

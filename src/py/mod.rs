@@ -8,6 +8,7 @@ mod convert;
 mod entry;
 mod errors;
 mod file;
+mod frames;
 mod functions;
 mod inbox;
 mod reader;

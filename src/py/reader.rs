@@ -13,6 +13,7 @@ use super::convert::{Defaulted, optional_u64_arg, u64_arg};
 use super::entry::PyEntry;
 use super::errors::to_py;
 use super::file::{PyFile, detached};
+use super::frames::view;
 use super::report::PyScanReport;
 use crate::change::{change_term, ends_with_term};
 use crate::copy::{CopyError, copy_frames as copy};
@@ -175,8 +176,8 @@ impl PyReader {
     fn read_frames<'py>(&self, py: Python<'py>, max_bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
         let max_bytes = u64_arg(max_bytes, "max_bytes")?;
         let frames = self.shared.whole(py, || self.shared.with(py, |reader| reader.read_frames(max_bytes)))?;
-        let data = PyBytes::new(py, frames.data());
-        (data, frames.records, frames.first_lsn, frames.last_lsn).into_pyobject(py)
+        let (records, first_lsn, last_lsn) = (frames.records, frames.first_lsn, frames.last_lsn);
+        (view(py, frames)?, records, first_lsn, last_lsn).into_pyobject(py)
     }
 }
 

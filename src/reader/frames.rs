@@ -12,9 +12,11 @@ use crate::frame::{self, Before, Frame, HEADER, TRAILER, plain, plain_header};
 const STEP: usize = 128 << 10;
 /// The longest buffer that is kept.
 const KEPT: usize = 2 << 20;
+/// So many are: one is read into while the one before is still looked at.
+const SPARES: usize = 2;
 
-/// The last buffer, for whoever reads next: a new one each time would be new to the processor's tables, page by page.
-static SPARE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// The last buffers, for whoever reads next: a new one each time would be new to the processor's tables, page by page.
+static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 /// Whole version 3 frames in one buffer.
 #[derive(Debug, Default)]
@@ -39,10 +41,11 @@ impl Frames {
 
 impl Drop for Frames {
     fn drop(&mut self) {
-        if self.buffer.capacity() <= KEPT
+        if (1..=KEPT).contains(&self.buffer.capacity())
             && let Some(mut spare) = SPARE.try_lock()
+            && spare.len() < SPARES
         {
-            *spare = std::mem::take(&mut self.buffer);
+            spare.push(std::mem::take(&mut self.buffer));
         }
     }
 }
@@ -81,7 +84,7 @@ impl Reader {
         }
         let start = self.next;
         let ahead = self.next_chunk();
-        let mut data = SPARE.try_lock().map_or_else(Vec::new, |mut spare| std::mem::take(&mut *spare));
+        let mut data = SPARE.try_lock().and_then(|mut spare| spare.pop()).unwrap_or_default();
         data.clear();
         data.extend_from_slice(&ahead.bytes);
         let (mut begin, mut end) = (0_usize, 0);

@@ -31,9 +31,9 @@ _WHAT = {
         "from walspool.core.pure.file import File; fd = os.open(os.devnull, os.O_RDONLY); held = File(fd, 'x')",
         "del held; assert os.dup(0) == fd",
     ),
-    "log": ("held = walspool.open(sys.argv[1])", "held.__del__(lambda: True); assert held.closed"),
+    "log": ("held = walspool.open(sys.argv[1] + '/a')", "held.__del__(lambda: True); assert held.closed"),
     "follower": (
-        "import walspool.net; held = walspool.net.Follower('http://[::1]:9', 'a', sys.argv[1]); held._running = True",
+        "from walspool.net import Follower; held = Follower('http://[::1]', 'a', sys.argv[1] + '/a'); held._running = True",
         "held.__del__(lambda: True); assert not held._running",
     ),
 }
@@ -42,6 +42,6 @@ _WHAT = {
 @pytest.mark.parametrize("what", _WHAT)
 def test_what_is_open_at_the_end_goes_without_a_traceback(core: ModuleType, tmp_path: Path, what: str) -> None:
     begin, end = _WHAT[what]
-    line = [sys.executable, "-W", "ignore::ResourceWarning", "-c", _ENDING.format(begin=begin, end=end), tmp_path / "a"]
+    line = [sys.executable, "-W", "ignore::ResourceWarning", "-c", _ENDING.format(begin=begin, end=end), str(tmp_path)]
     run = subprocess.run(line, env=environment(core.name), capture_output=True, text=True, check=True)
     assert run.stderr == ""

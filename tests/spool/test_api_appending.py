@@ -74,7 +74,7 @@ def test_an_empty_log(core: ModuleType, tmp_path: Path) -> None:
         assert log.path == walspool.LogicalWalSpool.path_for(tmp_path / "deep" / "er" / "app.db")
         assert log.position() is None
         assert (log.read_since(0), log.read_entries(), list(log), list(log.tuples())) == ([], [], [], [])
-        assert log.read_frames(0) == walspool.FrameBatch(b"", 0, None, None)
+        assert log.read_frames(0) == walspool.FrameBatch(memoryview(b""), 0, None, None)
         assert log.seek_floor_offset(5) == 0
         assert log.segments == (walspool.SegmentInfo(log.path, None, None, 0, 0, False),)
         assert log.verify() == walspool.VerifyReport(True, 0, 0, 1, ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import struct
@@ -125,7 +126,25 @@ def test_read_frames(log: Spool, core: ModuleType) -> None:
             entry, offset = core.decode_frame(read, offset)
             assert (entry.lsn, entry.payload, entry.timestamp_ms) == (lsn, payload(lsn), 1000 + lsn)
         assert offset == len(read) == log.size_bytes
-    assert log.read_frames(200) == walspool.FrameBatch(b"", 0, None, None)
+    assert log.read_frames(200) == walspool.FrameBatch(memoryview(b""), 0, None, None)
+
+
+def test_read_frames_stay_what_they_were(log: Spool) -> None:
+    held: list[memoryview] = []
+    parts: list[bytes] = []
+    for turn in range(3):  # memory is used again once nobody looks at it any more, and no sooner
+        since = 0
+        while (batch := log.read_frames(since, 1000)).records:
+            since = batch.last_lsn
+            if batch.first_lsn % 3 == turn:
+                held.append(batch.data[:46])
+                parts.append(bytes(batch.data[:46]))
+    log.close()
+    gc.collect()
+    assert [bytes(each) for each in held] == parts
+    assert len(parts) > 9
+    with pytest.raises(TypeError, match="read-only"):
+        held[0][0] = 0
 
 
 def test_arrow_stream(log: Spool) -> None:

@@ -211,7 +211,7 @@ class ReadableLog(ABC):
             if records:
                 self._read_bytes += len(data)
                 return FrameBatch(data, records, first, last)
-        return FrameBatch(b"", 0, None, None)
+        return FrameBatch(memoryview(b""), 0, None, None)
 
     def arrow_stream(self, since_lsn: int = 0) -> core.ArrowStream:
         """The records above ``since_lsn`` as an Arrow C stream: ``lsn``, ``term``, ``timestamp``, ``payload``.

@@ -33,7 +33,8 @@ class FramesAppended:
 class FrameBatch:
     """Verified version 3 frames in one buffer; ``records`` is 0 at the end of the log."""
 
-    data: bytes
+    #: Read-only; ``bytes(data)`` is a copy.
+    data: memoryview
     records: int
     first_lsn: int | None
     last_lsn: int | None

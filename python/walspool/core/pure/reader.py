@@ -126,9 +126,10 @@ class Reader:
                     break
         return entries
 
-    def read_frames(self, max_bytes: int) -> tuple[bytes, int, int | None, int | None]:
+    def read_frames(self, max_bytes: int) -> tuple[memoryview, int, int | None, int | None]:
         """``(data, records, first_lsn, last_lsn)``: version 3 frames, as they lie there or re-framed."""
-        return self._frames(max_bytes, None)[:4]
+        data, records, first_lsn, last_lsn, _ = self._frames(max_bytes, None)
+        return memoryview(data), records, first_lsn, last_lsn
 
     def _frames(
         self, max_bytes: int, stamp_ms: int | None
