@@ -187,16 +187,13 @@ class Follower:
     ) -> None:
         self.stop()
 
-    def __del__(
-        self, ending: Callable[[], bool] = sys.is_finalizing, warn: Callable[..., None] = warnings.warn
-    ) -> None:
-        if getattr(self, "_running", False):
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if getattr(self, "_running", False) and not ending():  # then modules may be empty, and the system ends threads
             self._running = False
             try:
-                warn(f"a follower was not stopped: {self!r}", ResourceWarning, source=self, stacklevel=2)
+                warnings.warn(f"a follower was not stopped: {self!r}", ResourceWarning, source=self, stacklevel=2)
             finally:
-                if not ending():  # then modules may be empty already, and the system ends its threads
-                    self._abandon()
+                self._abandon()
 
     def __repr__(self) -> str:
         return f"<Follower {self._upstream.replica_id} of {self._upstream.url}>"
