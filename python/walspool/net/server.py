@@ -263,7 +263,7 @@ class ReplicationApp(Starlette):
             if step is None:
                 return
             if not isinstance(step, Wait):
-                yield bytes(step)
+                yield step
             elif not self._ending:  # while that thread ran
                 await waiter.wait(min(step.seconds, MAX_RESPONSE_S))
 

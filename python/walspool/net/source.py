@@ -202,7 +202,7 @@ class Source:
 
     # -- for a stream --------------------------------------------------------------------------------------------------
 
-    def read(self, stream: Stream, max_bytes: int) -> bytes | memoryview | None:
+    def read(self, stream: Stream, max_bytes: int) -> bytes | None:
         """The next frames of a stream; ``None`` where a prune came past it."""
         batch = self._spool.read_frames(stream.since_lsn, max_bytes)
         last_lsn = stream.since_lsn if batch.last_lsn is None else batch.last_lsn
@@ -210,7 +210,7 @@ class Source:
             return None
         if 0 < batch.records <= FEW_FRAMES:
             self._remember(last_of(batch.data, batch.records))
-        return batch.data
+        return bytes(batch.data)  # as ASGI has it; the memory that was read into is free again at once
 
     def sent(self, replica_id: str, session: int | None, lsn: int, now_s: float) -> bool:
         """Frames through ``lsn`` go out; whether the session still stands."""
@@ -356,7 +356,7 @@ class Pull:
         grown = None if self._sent_bytes is None else self._source.size_bytes - self._sent_bytes
         return grown is not None and 0 <= grown <= self._source.chunk_bytes
 
-    def step(self, now_s: float) -> Wait | bytes | memoryview | None:
+    def step(self, now_s: float) -> Wait | bytes | None:
         """Frames to send, or how long to wait for some; ``None`` when the response is to end."""
         size, end = self._source.size_bytes, self._source.current_lsn
         todo = self._stream.next(end, now_s)
