@@ -2,6 +2,7 @@
 
 use crate::error::{CoreError, Result};
 use crate::frame::{self, Frame, HEADER, Layout, TRAILER, u32_at};
+use crate::index::Run;
 
 /// Frames of one flush together; a larger frame goes alone. Fixed by the format: recovery reckons with it.
 pub const MAX_BATCH_BYTES: usize = 4 << 20;
@@ -15,8 +16,8 @@ pub struct Batch {
     pub ahead: Option<Ahead>,
     /// The frames that are to be written.
     pub bytes: Vec<u8>,
-    /// What is known of each once it is durable: noted while its bytes are at hand.
-    pub frames: Vec<Noted>,
+    /// What is known of all of them once they are durable: noted while their bytes are at hand.
+    pub run: Run,
 }
 
 /// The part of a batch that was written before its flush.
@@ -28,15 +29,6 @@ pub struct Ahead {
     pub size: u64,
 }
 
-/// A frame of a batch.
-#[derive(Debug, Clone, Copy)]
-pub struct Noted {
-    /// Its fields.
-    pub frame: Frame,
-    /// Its last four bytes.
-    pub crc: u32,
-}
-
 impl Batch {
     /// Bytes of all its frames.
     pub fn len(&self) -> usize {
@@ -45,7 +37,7 @@ impl Batch {
 
     /// Whether `len` more bytes may join.
     pub fn fits(&self, len: usize) -> bool {
-        self.frames.is_empty() || self.len() + len <= MAX_BATCH_BYTES
+        self.run.is_empty() || self.len() + len <= MAX_BATCH_BYTES
     }
 
     /// Empties it, and lets go of an exceptionally large buffer.
@@ -53,8 +45,7 @@ impl Batch {
         self.ahead = None;
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
-        self.frames.clear();
-        self.frames.shrink_to(KEPT_BYTES / (HEADER + TRAILER));
+        self.run.clear(KEPT_BYTES / (HEADER + TRAILER));
     }
 
     /// Adds the frame of `part`.
@@ -63,7 +54,7 @@ impl Batch {
         part.write(position, &mut self.bytes);
         let written = &self.bytes[start..];
         let frame = Frame::header(written, Layout::V3).expect("a part writes a whole frame");
-        self.frames.push(Noted { frame, crc: u32_at(written, written.len() - TRAILER) as u32 });
+        self.run.push(&frame, u32_at(written, written.len() - TRAILER) as u32);
     }
 }
 

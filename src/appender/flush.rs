@@ -28,7 +28,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::batch::{Admission, Ahead, Batch, Noted};
+use super::batch::{Admission, Ahead, Batch};
 use super::filler::Wish;
 use super::published::Published;
 use crate::error::{CoreError, Result};
@@ -270,7 +270,7 @@ impl Writer {
         outcome.unwrap_or(false)
     }
 
-    fn write(&mut self, target: &mut Target, batch: &Batch) -> Result<(), Failure> {
+    fn write(&mut self, target: &mut Target, batch: &mut Batch) -> Result<(), Failure> {
         let start = target.summary.valid_bytes;
         let held = start + batch.ahead.map_or(0, |ahead| ahead.count);
         let found = match self.look(target, held) {
@@ -296,7 +296,7 @@ impl Writer {
         let synced = if end > size { target.file.sync_all() } else { target.file.sync_data() };
         let sync = begun.elapsed();
         self.poison_unless(synced, "sync")?;
-        let last_lsn = batch.frames.last().map_or(target.summary.highest_lsn, |last| last.frame.lsn);
+        let last_lsn = batch.run.last_lsn().unwrap_or(target.summary.highest_lsn);
         self.advance_mark(target, last_lsn)?;
 
         self.flushes += batch.len().div_ceil(FILL_MAX_BATCH) as u64;
@@ -304,11 +304,10 @@ impl Writer {
             self.burst = (self.burst + batch.len() as u64).min(FILL_MAX_AHEAD);
             self.filler.make();
         }
-        for Noted { frame, crc } in &batch.frames {
-            target.summary.push(frame, frame.term, *crc);
-        }
+        batch.run.move_to(start);
+        target.summary.extend(&batch.run);
         assert_eq!(target.summary.valid_bytes, end, "what was noted of the batch is what was written");
-        let records = batch.frames.len() as u64;
+        let records = batch.run.len() as u64;
         let payload_bytes = batch.len() as u64 - records * (HEADER + TRAILER) as u64;
         self.published.publish(&target.summary, |stats| stats.count(records, payload_bytes, sync));
         Ok(())

@@ -10,7 +10,7 @@ pub struct Run {
     pub start: u64,
     /// Where the last ends.
     pub end: u64,
-    /// LSN and offset of each.
+    /// LSN of each, and how far from the start it begins.
     places: Vec<(u64, u64)>,
     highest_term: u64,
     last_term: u64,
@@ -24,9 +24,15 @@ impl Run {
         Self { start, end: start, ..Self::default() }
     }
 
+    /// The same frames at another place.
+    pub fn move_to(&mut self, start: u64) {
+        self.end = start + (self.end - self.start);
+        self.start = start;
+    }
+
     /// Takes in the frame at the end of the run. `tail_crc` is its last four bytes.
     pub fn push(&mut self, frame: &Frame, tail_crc: u32) {
-        self.places.push((frame.lsn, self.end));
+        self.places.push((frame.lsn, self.end - self.start));
         self.end += frame.len();
         self.highest_term = self.highest_term.max(frame.term);
         self.last_term = frame.term;
@@ -39,10 +45,28 @@ impl Run {
         self.places.is_empty()
     }
 
+    /// How many frames it holds.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// LSN of the last.
+    pub fn last_lsn(&self) -> Option<u64> {
+        self.places.last().map(|(lsn, _)| *lsn)
+    }
+
+    /// Begins anew at 0, with the memory for so many frames at most.
+    pub fn clear(&mut self, kept: usize) {
+        let mut places = std::mem::take(&mut self.places);
+        places.clear();
+        places.shrink_to(kept);
+        *self = Self { places, ..Self::default() };
+    }
+
     /// Where the first frame above `lsn` begins.
     pub fn above(&self, lsn: u64) -> Option<u64> {
         let first = self.places.partition_point(|(each, _)| *each <= lsn);
-        self.places.get(first).map(|(_, offset)| *offset)
+        self.places.get(first).map(|(_, offset)| self.start + *offset)
     }
 }
 
@@ -53,13 +77,13 @@ impl Summary {
         run.start == self.valid_bytes && !before.wide && run.places.first().is_some_and(|(lsn, _)| *lsn > before.lsn)
     }
 
-    /// Takes in all frames of a run that continues the prefix. What is in order stays so.
+    /// Takes in all frames of a run behind the prefix, whose LSNs are above its own. What is in order stays so.
     pub fn extend(&mut self, run: &Run) {
-        debug_assert!(self.continues(run), "the caller has asked");
         let (Some((first, _)), Some((last, _))) = (run.places.first(), run.places.last()) else { return };
+        debug_assert!(run.start == self.valid_bytes && *first > self.before().lsn, "the caller has made sure");
         let skip = self.records.next_multiple_of(INTERVAL) - self.records;
         for (lsn, offset) in run.places.iter().skip(skip as usize).step_by(INTERVAL as usize) {
-            self.index.push(Checkpoint { lsn: *lsn, offset: *offset, wide: false });
+            self.index.push(Checkpoint { lsn: *lsn, offset: run.start + *offset, wide: false });
         }
         self.records += run.places.len() as u64;
         self.valid_bytes = run.end;
@@ -69,6 +93,7 @@ impl Summary {
         self.highest_term = self.highest_term.max(run.highest_term);
         self.last_term = run.last_term;
         self.reframe |= run.unstamped;
+        self.last_wide = false;
         self.tail_crc = run.tail_crc;
     }
 }

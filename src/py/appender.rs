@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use args::{Payload, Taken, at_index, now_ms, take_mark};
 
@@ -94,9 +94,10 @@ impl PyAppender {
         start: usize,
     ) -> PyResult<usize> {
         let pair = |item: &Bound<'py, PyAny>, index| {
-            let Ok((lsn, data)) = item.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>() else {
+            let Some(pair) = item.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2) else {
                 return Err(PyTypeError::new_err("must be a tuple (lsn, data)"));
             };
+            let (lsn, data) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
             Ok((Some(u64_arg(&lsn, "lsn")?), self.payload(py, &data, Some(index))?))
         };
         self.append_list(py, items, term, timestamp_ms, start, pair).map(|(next, _)| next)
