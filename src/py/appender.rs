@@ -17,6 +17,7 @@ use super::file::PyFile;
 use super::report::PyScanReport;
 use crate::appender::{Appended, Appender, Failure, Options, Partly, Published, Record, split};
 use crate::error::CoreError;
+use crate::frame::MAX_PAYLOAD;
 use crate::scan::ScanReport;
 
 /// How often a wait looks for Ctrl-C.
@@ -309,6 +310,11 @@ impl PyAppender {
     }
 
     fn payload<'py>(&self, py: Python<'py>, data: &Bound<'py, PyAny>, index: Option<usize>) -> PyResult<Payload<'py>> {
+        if let Ok(bytes) = data.cast_exact::<PyBytes>()
+            && bytes.as_bytes().len() as u64 <= MAX_PAYLOAD
+        {
+            return Ok(Payload::Bytes(bytes.clone()));
+        }
         let data = Data::payload(data)?;
         data.map(Payload::new).map_err(|error| match index {
             Some(index) => self.failed(py, error.at_index(index).into()),

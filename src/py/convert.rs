@@ -13,7 +13,8 @@ use crate::frame::MAX_PAYLOAD;
 
 /// An unsigned 64-bit argument.
 pub fn u64_arg(value: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
-    if !value.is_instance_of::<PyInt>() || value.is_instance_of::<PyBool>() {
+    let plain = value.is_exact_instance_of::<PyInt>();
+    if !plain && (!value.is_instance_of::<PyInt>() || value.is_instance_of::<PyBool>()) {
         return Err(PyTypeError::new_err(format!("{name} must be an int, not {}", value.get_type().name()?)));
     }
     match value.extract() {
