@@ -333,7 +333,8 @@ def test_what_goes_wrong_inside_stays_inside(
     monkeypatch.setattr("walspool.net.source.Source.register", broken)
     problem = served.refusal("POST", "/v1/replicas", b'{"id":"a"}')
     assert (problem.status, problem.detail) == (500, "the server failed; its log says why")
-    assert "a secret" in caplog.text
+    # in the line itself: the command shows no traceback
+    assert "/v1/replicas failed: RuntimeError: a secret" in [each.getMessage() for each in caplog.records][0]
 
 
 def test_a_shutdown_ends_open_responses_at_once(served: Served) -> None:
@@ -345,6 +346,55 @@ def test_a_shutdown_ends_open_responses_at_once(served: Served) -> None:
     assert waiting.getresponse().read() == b""
     assert flowing.read() == b""
     assert served.refusal("GET", "/v1/wal?since_lsn=0").kind == "ending"
+
+
+def test_a_shutdown_waits_for_no_snapshot(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def chunks() -> Iterator[bytes]:
+        yield b"a part"
+        over.wait(PATIENCE_S)
+
+    def provider() -> tuple[int, Iterator[bytes]]:
+        if len(served.app._loads) > 1:
+            making.set()
+            over.wait(PATIENCE_S)
+        return 10, chunks()
+
+    making = threading.Event()
+    served = Served(tmp_path, snapshot=provider)
+    try:
+        begun, asked = served.connect(), served.connect()
+        for connection, name in ((begun, "a"), (asked, "b")):
+            session = str(served.register(name))
+            connection.request("GET", f"/v1/snapshot?replica_id={name}", headers={"walspool-session": session})
+            if connection is begun:
+                flowing = begun.getresponse()
+                assert flowing.read1(6) == b"a part"
+        assert making.wait(PATIENCE_S)
+        served.end_streams()
+        with pytest.raises(http.client.IncompleteRead):
+            flowing.read()
+        refused = asked.getresponse()
+        assert (refused.status, json.loads(refused.read())["type"]) == (503, "urn:walspool:ending")
+    finally:
+        over.set()
+        served.close()
+
+
+def test_a_stream_that_fails_is_cut_off_and_told_in_one_line(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise walspool.SpoolCorrupt(path=None, reason="a sector\nis gone")
+
+    monkeypatch.setattr("walspool.net.source.Source.read", broken)
+    with pytest.raises(http.client.IncompleteRead):
+        served.pull("since_lsn=0").read()
+    (told,) = [each for each in caplog.records if each.name == "walspool"]
+    assert "/v1/wal failed: SpoolCorrupt" in told.getMessage()
+    assert "a sector\\nis gone" in told.getMessage()
+    assert not [each for each in caplog.records if each.exc_info and each.name != "walspool"]
 
 
 def test_a_closed_log_is_no_failure_of_the_server(served: Served, caplog: pytest.LogCaptureFixture) -> None:
