@@ -334,7 +334,7 @@ def test_what_goes_wrong_inside_stays_inside(
     problem = served.refusal("POST", "/v1/replicas", b'{"id":"a"}')
     assert (problem.status, problem.detail) == (500, "the server failed; its log says why")
     # in the line itself: the command shows no traceback
-    assert "/v1/replicas failed: RuntimeError: a secret" in [each.getMessage() for each in caplog.records][0]
+    assert "/v1/replicas failed: RuntimeError: a secret" in next(each.getMessage() for each in caplog.records)
 
 
 def test_a_shutdown_ends_open_responses_at_once(served: Served) -> None:

@@ -31,7 +31,8 @@ _MAX_PIPELINED: Final = 8
 class Limits:
     """What a connection may take. Seconds."""
 
-    #: Bytes of the address and the headers of a request, and the time until all of them have come.
+    #: Bytes of the address and the headers of a request, or of what else is no body, and the time until all of them
+    #: have come.
     head_bytes: int = 16 << 10
     head_s: float = 10.0
     #: How long a connection waits for its next request.
@@ -40,14 +41,14 @@ class Limits:
     stall_s: float = STALL_S
     #: How long a shutdown waits for what is under way.
     shutdown_s: int = 10
-    #: Connections at a time: the one that has waited longest for a request makes room for the next. ``None``: half of
-    #: the files that the process may open, so that the log always has some left, and at most 1000.
+    #: Connections at a time: the one that has waited longest for a request makes room for the next. ``None``: a third
+    #: of the files that the process may open (a stream takes two), so that the log always has some left; at most 1000.
     connections: int | None = None
 
     def __post_init__(self) -> None:
         if self.connections is None:
             files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            room = _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(files // 2, _MAX_CONNECTIONS)
+            room = _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(files // 3, _MAX_CONNECTIONS)
             object.__setattr__(self, "connections", max(room, 1))
 
 
@@ -81,7 +82,7 @@ def config(
         port,
         http=_Connection,
         ws="none",
-        lifespan="off",
+        lifespan="off" if replication is app else "auto",  # the other service may need its own
         log_config=None,
         access_log=False,
         server_header=False,
@@ -125,6 +126,8 @@ class _Connection(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._limits = self.config.limits
         self._head_bytes = 0
+        #: Bytes since the last of a body or the end of a head: trailers, or the head of a request that came ahead.
+        self._other_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._waits_since = 0.0
@@ -152,17 +155,23 @@ class _Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._waits:
             self._begin_head()
+        self._other_bytes += len(data)
         super().data_received(data)
-        if self._head_timer is not None and not self.transport.is_closing():
+        if self._head_timer is not None:
             self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes:
-                self.send_400_response("")
+        if max(self._head_bytes, self._other_bytes) > self._limits.head_bytes and not self.transport.is_closing():
+            self.send_400_response("")
+
+    def on_body(self, body: bytes) -> None:
+        self._other_bytes = 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self._limits.head_bytes or len(self.pipeline) >= _MAX_PIPELINED:
             raise ValueError  # the parser ends, and data_received answers
         self._end_head()
+        self._other_bytes = 0
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -217,6 +226,7 @@ class _Connection(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+            self._head_bytes = 0
 
     def _end_stall(self) -> None:
         if self._stall_timer is not None:
