@@ -148,6 +148,7 @@ NEWER = Problem(409, "newer-term", "x", {"term": 1, "newer": 2})
         (Problem(409, "diverged", "x"), True),
         (Problem(410, "rebootstrap-required", "x"), True),
         (Problem(409, "old-session", "x"), True),
+        (Problem(409, "beyond-wal", "x"), True),
         (Problem(401, "unauthorized", "x"), False),
         (Problem(503, "ending", "x"), False),
     ],
