@@ -315,6 +315,7 @@ class Follower:
             try:
                 self._drain(timeout)
                 self._end_threads()
+                uninterrupted(self._sink.check_promotable)  # the primary may have answered that it must load
                 if was_running and not self._running:
                     raise SpoolClosed("the follower was stopped meanwhile", path=None)
             except BaseException:
