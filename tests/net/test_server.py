@@ -279,6 +279,7 @@ def test_who_may(guarded: Served, method: str, path: str, body: bytes | None, al
         headers = check if wrong is None else {**check, "authorization": wrong}
         status, text, given = guarded.ask(method, path, body, **headers)
         assert Problem.decode(status, text, given[CHECKSUM]).status == 401
+        assert given["www-authenticate"] == "Bearer"
     for token in (READ, ONE, TWO, APPEND, ADMIN):
         status, text, _ = guarded.ask(method, path, body, authorization=f"Bearer {token}", **check)
         assert (status != 403) == (token[0] in allowed.split()), (token, status, text)

@@ -419,7 +419,8 @@ def _json(value: dict[str, Any]) -> Response:
 
 
 def _problem(problem: Problem) -> Response:
-    return Response(problem.encode(), problem.status, {**_PLAIN, CHECKSUM: problem.check()}, PROBLEM_TYPE)
+    asked = {"www-authenticate": "Bearer"} if problem.status == 401 else {}
+    return Response(problem.encode(), problem.status, {**_PLAIN, **asked, CHECKSUM: problem.check()}, PROBLEM_TYPE)
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:
