@@ -303,6 +303,7 @@ def test_who_may(guarded: Served, method: str, path: str, body: bytes | None, al
         ("GET", "/v1/nothing", None, 404, "nothing at this address"),
         ("PUT", "/v1/wal", None, 405, "nothing at this address"),
         ("PUT", "/v1/records", None, 405, "nothing at this address"),
+        ("OPTIONS", "/v1/wal", None, 405, "nothing at this address"),
         ("GET", "/../../etc/passwd", None, 404, "nothing at this address"),
     ],
 )
@@ -311,6 +312,16 @@ def test_bad_requests(served: Served, method: str, path: str, body: bytes | None
     assert problem.status == status
     assert words in problem.detail
     assert served.ask("GET", "/healthz")[0] == 200
+
+
+def test_looking_only_changes_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path, snapshot=lambda: (10, [b"all"])) as served:
+        session = str(served.register())
+        for path in ("/v1/snapshot?replica_id=a", "/v1/wal?replica_id=a&since_lsn=0&wait_ms=0"):
+            assert served.ask("HEAD", path, walspool_session=session)[0] == 405
+        assert served.ask("HEAD", "/healthz")[0] == 200
+        assert not served.primary.replica_snapshots()[0].rebootstrapping
+        assert served.primary.slot_snapshots()[0].restart_lsn == 10
 
 
 def test_bad_headers(served: Served) -> None:

@@ -62,6 +62,8 @@ PIECE_BYTES: Final = 64 << 10
 #: A browser takes no answer for something else, and keeps none.
 _PLAIN: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
+_STREAMS: Final = ("/v1/wal", "/v1/snapshot")
+
 T = TypeVar("T")
 _Handler = Callable[[Request, Grant], Awaitable[Any]]
 
@@ -157,7 +159,10 @@ class ReplicationApp(Starlette):
                 _tell(path, error)
                 return _problem(Problem(500, "internal", "the server failed; its log says why"))
 
-        return Route(path, endpoint, methods=[method])
+        found = Route(path, endpoint, methods=[method])
+        if path in _STREAMS and found.methods:
+            found.methods.discard("HEAD")  # which is to change nothing: these move slots, and begin a bootstrap
+        return found
 
     def _grant(self, request: Request, tokens: bool) -> Grant:
         if self._auth is not None:
