@@ -262,7 +262,7 @@ class ReplicationApp(Starlette):
             pull.close(time.monotonic())
 
         # at once, before there is a record: what the replica holds is acknowledged behind it
-        return _Stream("/v1/wal", self._frames(pull, waiter, gone), pull.head.headers(), close, self.watched)
+        return _Stream(self._frames(pull, waiter, gone), pull.head.headers(), close, self.watched)
 
     async def _frames(self, pull: Pull, waiter: LoopWaiter, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
         """The frames of a response, until its end, the client's or the server's."""
@@ -310,7 +310,7 @@ class ReplicationApp(Starlette):
             self._source.closed(name, session, time.monotonic())
 
         parts = self._snapshot(chunks, gone, end)
-        return _Stream("/v1/snapshot", parts, head.headers(), close, self.watched)
+        return _Stream(parts, head.headers(), close, self.watched)
 
     async def _snapshot(
         self, chunks: Iterator[bytes], gone: asyncio.Future[None], end: asyncio.Future[None]
@@ -343,14 +343,8 @@ class _Stream:
     """
 
     def __init__(
-        self,
-        path: str,
-        parts: AsyncIterator[bytes],
-        headers: dict[str, str],
-        close: Callable[[], object],
-        watched: bool,
+        self, parts: AsyncIterator[bytes], headers: dict[str, str], close: Callable[[], object], watched: bool
     ) -> None:
-        self._path = path
         self._parts = parts
         self._piece_bytes = CHUNK_BYTES if watched else PIECE_BYTES
         self._stall_s = None if watched else STALL_S
@@ -371,7 +365,7 @@ class _Stream:
         except (TimeoutError, _CutOff, OSError, SpoolClosed):
             return  # one end is gone, or takes nothing: what the replica lacks it will ask for again
         except Exception as error:
-            _tell(self._path, error)
+            _tell(printable(scope["path"]), error)
         finally:
             self._close()
 
