@@ -171,6 +171,21 @@ def test_a_body_in_small_pieces_is_taken(served: Served) -> None:
         assert b'{"lsns": [11]' in connection.recv(4_096)
 
 
+@pytest.mark.parametrize("size", [300_000, 5_000_000, 20_000_000])
+@pytest.mark.parametrize("path", ["/v1/records?ack=x", "/v1/replicas", "/v1/nothing"])
+def test_what_is_refused_before_it_has_come_learns_why(served: Served, path: str, size: int) -> None:
+    connection = served.connect()
+    for _ in range(3):
+        connection.request("POST", path, bytes(size))
+        response = connection.getresponse()
+        assert response.status in (400, 404, 413)
+        assert "detail" in json.loads(response.read())
+        # the connection is as it was
+        connection.request("GET", "/healthz")
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b'{"alive": true}')
+
+
 def test_a_client_that_is_gone_is_waited_for_no_longer(served: Served) -> None:
     with dial(served) as connection:
         connection.sendall(b"GET /v1/wal?since_lsn=10 HTTP/1.1\r\nHost: localhost\r\n\r\n")

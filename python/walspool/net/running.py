@@ -35,6 +35,9 @@ class Limits:
     #: have come.
     head_bytes: int = 16 << 10
     head_s: float = 10.0
+    #: Bytes of a body that still come once it was refused: they are taken, so that the client gets to read why. They
+    #: have ``head_s``, too.
+    rest_bytes: int = 32 << 20
     #: How long a connection waits for its next request.
     keep_alive_s: int = 60
     #: A receiver that takes nothing for so long is dropped.
@@ -116,6 +119,7 @@ class _Connection(HttpToolsProtocol):
     |---|---|---|
     | waits for a head | when it is made, or with the first byte behind an answer | ``head_s``, then closed |
     | answers | with a whole head | of the application |
+    | takes what is left of a body | with the end of an answer that came before it | ``head_s``, then cut off |
     | waits for a request | with the end of the answer | ``keep_alive_s`` of uvicorn, then closed |
     | its receiver is behind | in any state, while the buffer is full | ``stall_s``, then cut off |
     """
@@ -125,9 +129,9 @@ class _Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._limits = self.config.limits
-        self._head_bytes = 0
-        #: Bytes since the last of a body or the end of a head: trailers, or the head of a request that came ahead.
+        #: Bytes since the last of a body or the end of a head: another head, or trailers.
         self._other_bytes = 0
+        self._rest_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._waits_since = 0.0
@@ -157,21 +161,29 @@ class _Connection(HttpToolsProtocol):
             self._begin_head()
         self._other_bytes += len(data)
         super().data_received(data)
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-        if max(self._head_bytes, self._other_bytes) > self._limits.head_bytes and not self.transport.is_closing():
+        if self._other_bytes > self._limits.head_bytes and not self.transport.is_closing():
             self.send_400_response("")
 
     def on_body(self, body: bytes) -> None:
         self._other_bytes = 0
+        if self._waits:  # it was answered before it was read
+            self._rest_bytes += len(body)
+            if self._rest_bytes > self._limits.rest_bytes:
+                self.transport.abort()
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._waits:  # the next head has a time of its own
+            self._end_head()
+            self._begin_head()
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self._limits.head_bytes or len(self.pipeline) >= _MAX_PIPELINED:
             raise ValueError  # the parser ends, and data_received answers
         self._end_head()
-        self._other_bytes = 0
+        self._other_bytes = self._rest_bytes = 0
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -219,14 +231,12 @@ class _Connection(HttpToolsProtocol):
 
     def _begin_head(self) -> None:
         if self._head_timer is None:
-            self._head_bytes = 0
             self._head_timer = self.loop.call_later(self._limits.head_s, self.transport.abort)
 
     def _end_head(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-            self._head_bytes = 0
 
     def _end_stall(self) -> None:
         if self._stall_timer is not None:
