@@ -7,9 +7,10 @@ from typing import Any, Final, NamedTuple
 
 from walspool.errors import ReplicaIdInvalid
 
-__all__ = ["MAX_U64", "Position", "check_replica_id", "check_u64", "stable_bytes"]
+__all__ = ["MAX_U64", "Position", "check_region", "check_replica_id", "check_u64", "stable_bytes"]
 
 MAX_U64: Final = 2**64 - 1
+_MAX_REGION_CHARS: Final = 64
 _REPLICA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
@@ -37,6 +38,15 @@ def check_replica_id(replica_id: str) -> str:
     if not _REPLICA_ID.fullmatch(replica_id):
         raise ReplicaIdInvalid(replica_id=repr(replica_id[:80]))
     return replica_id
+
+
+def check_region(region: str | None) -> None:
+    """Refuse what can't be the region of a replica that registers over the network."""
+    words = f"region must be 1 to {_MAX_REGION_CHARS} printable characters"
+    if region is not None and not isinstance(region, str):
+        raise TypeError(words)
+    if region is not None and not (0 < len(region) <= _MAX_REGION_CHARS and region.isprintable()):
+        raise ValueError(words)
 
 
 def stable_bytes(data: Any) -> bytes:

@@ -48,6 +48,17 @@ def test_it_serves_until_a_signal_and_loses_nothing(data_path: Path) -> None:
         assert [each.payload for each in log] == [b"record 0", b"record 1", b"record 2"]
 
 
+def test_it_ends_whatever_its_snapshot_program_does(data_path: Path) -> None:
+    with running("serve", data_path, "--port", "0", "--snapshot", "echo 0; echo part; sleep 300") as server:
+        session = server.ask("POST", "/v1/replicas", b'{"id": "a"}')[1]["session"]
+        loading = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
+        loading.request("GET", "/v1/snapshot?replica_id=a", headers={"walspool-session": str(session)})
+        assert loading.getresponse().read1(5) == b"part\n"
+        assert server.end() == 0
+        assert "Traceback" not in server.errors
+        loading.close()
+
+
 def test_what_was_acknowledged_is_there_behind_a_kill(data_path: Path) -> None:
     with running("serve", data_path, "--port", "0") as server:
         server.write(5)

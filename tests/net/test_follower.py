@@ -322,6 +322,8 @@ def test_run_ends_with_stop(site: Site, tmp_path: Path) -> None:
         ("https://db-1", {"token": "t" * 20 + "\n"}, "16 to 256"),
         ("http://db-1", {"wait_ms": 0}, "between 1 and 30000"),
         ("http://db-1", {"wait_ms": 30_001}, "between 1 and 30000"),
+        ("http://db-1", {"region": ""}, "region must be"),
+        ("http://db-1", {"region": "r" * 65}, "region must be"),
     ],
 )
 def test_what_can_not_be_followed(tmp_path: Path, url: str, options: dict[str, object], words: str) -> None:

@@ -232,7 +232,10 @@ def test_what_is_durable_is_acknowledged_once(following: Following) -> None:
     assert following.next_ack() == Ack(Position(3, 52, 2), 51, 52)
     following.ack_returned()
     assert following.next_ack() is None
-    following.apply_errors = 2
+    following.apply_errors = 2  # and it stands still
+    assert following.next_ack() == Ack(Position(3, 52, 2), 51, 52, 2)
+    following.ack_returned()
+    assert following.next_ack() is None
     following.applied(52)
     assert following.next_ack() == Ack(Position(3, 52, 2), 52, 52, 2)
 

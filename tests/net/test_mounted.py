@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,30 @@ def test_it_is_followed_there_and_ends_at_once(tmp_path: Path) -> None:
             server.should_exit = True
             thread.join(20)  # its stream would last 30 s
             assert not thread.is_alive()
+
+
+def test_the_service_has_a_life_of_its_own(tmp_path: Path) -> None:
+    lived: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        lived.append("begun")
+        yield
+        lived.append("ended")
+
+    with (
+        PrimaryReplication(tmp_path / "app.db") as primary,
+        socket.create_server(("127.0.0.1", 0)) as listening,
+    ):
+        log = create_app(primary)
+        server = _Server(config(Starlette(routes=[Mount("/log", log)], lifespan=lifespan), mounted=log))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        assert server.listening.wait(PATIENCE_S)
+        assert lived == ["begun"]
+        server.should_exit = True
+        thread.join(PATIENCE_S)
+        assert lived == ["begun", "ended"]
 
 
 def test_a_service_without_a_log_is_refused() -> None:

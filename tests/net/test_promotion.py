@@ -63,6 +63,26 @@ def test_the_former_primary_is_fenced_and_refused_as_diverged(core: ModuleType, 
                 assert back.status().bootstraps == 1
 
 
+def test_a_bootstrap_that_is_asked_for_meanwhile_leaves_it_a_replica(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sites(Site(tmp_path / "p" / "app.db")) as (site,):
+        site.write(3)
+        with Follower(site.url, "a", tmp_path / "a" / "app.db") as one:
+            same(one, site)
+
+            def answered(_: float) -> None:
+                assert one._sink is not None
+                facts = {"cause": "horizon", "comparable": True}
+                one._sink.following.refused(Problem(410, "rebootstrap-required", "x", facts), 0.0)
+
+            monkeypatch.setattr(one, "_drain", answered)
+            with pytest.raises(walspool.ProtocolError, match="loading a snapshot"):
+                one.promote()
+            site.write(1)
+            assert one.wait_for(4, PATIENCE_S)
+
+
 def test_what_is_not_told_yet_is_told_behind_a_restart(tmp_path: Path) -> None:
     with sites(Site(tmp_path / "p" / "app.db", auth=TokenAuth([(TOKEN, ["replica:a"])]))) as (site,):
         site.write(3)
@@ -148,6 +168,7 @@ NEWER = Problem(409, "newer-term", "x", {"term": 1, "newer": 2})
         (Problem(409, "diverged", "x"), True),
         (Problem(410, "rebootstrap-required", "x"), True),
         (Problem(409, "old-session", "x"), True),
+        (Problem(409, "beyond-wal", "x"), True),
         (Problem(401, "unauthorized", "x"), False),
         (Problem(503, "ending", "x"), False),
     ],

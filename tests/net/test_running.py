@@ -140,6 +140,52 @@ def test_an_endless_body_ends_the_connection(strict: Served, path: str) -> None:
     assert strict.ask("GET", "/healthz")[0] == 200
 
 
+@pytest.mark.parametrize("endless", [b"a: b\r\n", b"b"], ids=("lines", "line"))
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /v1/wal?since_lsn=10 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\na: ",
+        b"POST /v1/records HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\na: ",
+        b"GET /v1/wal?since_lsn=10 HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\na: ",
+    ],
+    ids=("trailers", "trailers-of-a-body", "a-head-that-comes-ahead"),
+)
+def test_headers_elsewhere_have_an_end_too(served: Served, start: bytes, endless: bytes) -> None:
+    with dial(served) as connection:
+        connection.sendall(start)
+        sent, part = 0, endless * ((64 << 10) // len(endless))
+        with contextlib.suppress(ConnectionError):
+            while sent < 64 << 20:
+                connection.sendall(part)
+                sent += len(part)
+        assert sent < 64 << 20
+    assert served.ask("GET", "/healthz")[0] == 200
+
+
+def test_a_body_in_small_pieces_is_taken(served: Served) -> None:
+    with dial(served) as connection:
+        connection.sendall(b"POST /v1/records HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(8):
+            connection.sendall(b"1\r\nx\r\n" * 8_000)
+        connection.sendall(b"0\r\n\r\n")
+        assert b'{"lsns": [11]' in connection.recv(4_096)
+
+
+@pytest.mark.parametrize("size", [300_000, 5_000_000, 20_000_000])
+@pytest.mark.parametrize("path", ["/v1/records?ack=x", "/v1/replicas", "/v1/nothing"])
+def test_what_is_refused_before_it_has_come_learns_why(served: Served, path: str, size: int) -> None:
+    connection = served.connect()
+    for _ in range(3):
+        connection.request("POST", path, bytes(size))
+        response = connection.getresponse()
+        assert response.status in (400, 404, 413)
+        assert "detail" in json.loads(response.read())
+        # the connection is as it was
+        connection.request("GET", "/healthz")
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b'{"alive": true}')
+
+
 def test_a_client_that_is_gone_is_waited_for_no_longer(served: Served) -> None:
     with dial(served) as connection:
         connection.sendall(b"GET /v1/wal?since_lsn=10 HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -160,7 +206,7 @@ def test_a_shutdown_ends_what_is_under_way(tmp_path: Path) -> None:
 
 
 def test_the_log_always_has_files_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    for files, connections in ((1_024, 512), (1 << 20, 1_000), (resource.RLIM_INFINITY, 1_000), (1, 1)):
+    for files, connections in ((1_024, 341), (1 << 20, 1_000), (resource.RLIM_INFINITY, 1_000), (1, 1)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
         assert Limits().connections == connections
     assert Limits(connections=7).connections == 7

@@ -279,6 +279,7 @@ def test_who_may(guarded: Served, method: str, path: str, body: bytes | None, al
         headers = check if wrong is None else {**check, "authorization": wrong}
         status, text, given = guarded.ask(method, path, body, **headers)
         assert Problem.decode(status, text, given[CHECKSUM]).status == 401
+        assert given["www-authenticate"] == "Bearer"
     for token in (READ, ONE, TWO, APPEND, ADMIN):
         status, text, _ = guarded.ask(method, path, body, authorization=f"Bearer {token}", **check)
         assert (status != 403) == (token[0] in allowed.split()), (token, status, text)
@@ -302,6 +303,7 @@ def test_who_may(guarded: Served, method: str, path: str, body: bytes | None, al
         ("GET", "/v1/nothing", None, 404, "nothing at this address"),
         ("PUT", "/v1/wal", None, 405, "nothing at this address"),
         ("PUT", "/v1/records", None, 405, "nothing at this address"),
+        ("OPTIONS", "/v1/wal", None, 405, "nothing at this address"),
         ("GET", "/../../etc/passwd", None, 404, "nothing at this address"),
     ],
 )
@@ -310,6 +312,16 @@ def test_bad_requests(served: Served, method: str, path: str, body: bytes | None
     assert problem.status == status
     assert words in problem.detail
     assert served.ask("GET", "/healthz")[0] == 200
+
+
+def test_looking_only_changes_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path, snapshot=lambda: (10, [b"all"])) as served:
+        session = str(served.register())
+        for path in ("/v1/snapshot?replica_id=a", "/v1/wal?replica_id=a&since_lsn=0&wait_ms=0"):
+            assert served.ask("HEAD", path, walspool_session=session)[0] == 405
+        assert served.ask("HEAD", "/healthz")[0] == 200
+        assert not served.primary.replica_snapshots()[0].rebootstrapping
+        assert served.primary.slot_snapshots()[0].restart_lsn == 10
 
 
 def test_bad_headers(served: Served) -> None:
@@ -333,7 +345,8 @@ def test_what_goes_wrong_inside_stays_inside(
     monkeypatch.setattr("walspool.net.source.Source.register", broken)
     problem = served.refusal("POST", "/v1/replicas", b'{"id":"a"}')
     assert (problem.status, problem.detail) == (500, "the server failed; its log says why")
-    assert "a secret" in caplog.text
+    # in the line itself: the command shows no traceback
+    assert "/v1/replicas failed: RuntimeError: a secret" in next(each.getMessage() for each in caplog.records)
 
 
 def test_a_shutdown_ends_open_responses_at_once(served: Served) -> None:
@@ -345,6 +358,55 @@ def test_a_shutdown_ends_open_responses_at_once(served: Served) -> None:
     assert waiting.getresponse().read() == b""
     assert flowing.read() == b""
     assert served.refusal("GET", "/v1/wal?since_lsn=0").kind == "ending"
+
+
+def test_a_shutdown_waits_for_no_snapshot(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def chunks() -> Iterator[bytes]:
+        yield b"a part"
+        over.wait(PATIENCE_S)
+
+    def provider() -> tuple[int, Iterator[bytes]]:
+        if len(served.app._loads) > 1:
+            making.set()
+            over.wait(PATIENCE_S)
+        return 10, chunks()
+
+    making = threading.Event()
+    served = Served(tmp_path, snapshot=provider)
+    try:
+        begun, asked = served.connect(), served.connect()
+        for connection, name in ((begun, "a"), (asked, "b")):
+            session = str(served.register(name))
+            connection.request("GET", f"/v1/snapshot?replica_id={name}", headers={"walspool-session": session})
+            if connection is begun:
+                flowing = begun.getresponse()
+                assert flowing.read1(6) == b"a part"
+        assert making.wait(PATIENCE_S)
+        served.end_streams()
+        with pytest.raises(http.client.IncompleteRead):
+            flowing.read()
+        refused = asked.getresponse()
+        assert (refused.status, json.loads(refused.read())["type"]) == (503, "urn:walspool:ending")
+    finally:
+        over.set()
+        served.close()
+
+
+def test_a_stream_that_fails_is_cut_off_and_told_in_one_line(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise walspool.SpoolCorrupt(path=None, reason="a sector\nis gone")
+
+    monkeypatch.setattr("walspool.net.source.Source.read", broken)
+    with pytest.raises(http.client.IncompleteRead):
+        served.pull("since_lsn=0").read()
+    (told,) = [each for each in caplog.records if each.name == "walspool"]
+    assert "/v1/wal failed: SpoolCorrupt" in told.getMessage()
+    assert "a sector\\nis gone" in told.getMessage()
+    assert not [each for each in caplog.records if each.exc_info and each.name != "walspool"]
 
 
 def test_a_closed_log_is_no_failure_of_the_server(served: Served, caplog: pytest.LogCaptureFixture) -> None:

@@ -65,6 +65,14 @@ def test_a_replica_ahead_has_diverged() -> None:
     assert refused(decide_wal(WalRequest("a", 91, theirs), SlotFacts(50), last)) == (409, "diverged")
 
 
+def test_nothing_is_sent_from_beyond_the_end() -> None:
+    end = LogFacts(3, 90, 20, Position(3, 90, 7))
+    # the position before the first record would be that of 90, and those from 91 on were left out
+    assert refused(decide_wal(WalRequest(None, 91), None, end)) == (409, "beyond-wal")
+    assert refused(decide_wal(WalRequest("a"), SlotFacts(91), end)) == (409, "beyond-wal")
+    assert decide_wal(WalRequest(None, 90), None, end) == Serve(Position(3, 90, 7))
+
+
 def test_what_is_pruned_is_a_bootstrap() -> None:
     gone = LogFacts(3, 90, 20, None, Position(2, 20, 1))
     for request in (WalRequest("a", 0), WalRequest("a", 19), WalRequest(None, 19), WalRequest("a", 0, None, 3)):

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +17,7 @@ from typing import IO, Any
 import walspool
 from walspool.cli import output
 
-__all__ = ["ApplyProgram", "LoadProgram", "snapshot_of"]
+__all__ = ["ApplyProgram", "LoadProgram", "SnapshotProgram"]
 
 #: How long a program may take to end once it has no more to read.
 _END_S = 5.0
@@ -155,30 +156,54 @@ class LoadProgram:
         _kill(self._process)
 
 
-def _told(words: str) -> ChildProcessError:
-    """Told here: whoever asked for the snapshot learns that it is not whole, and nothing else."""
-    output.complain(f"warning: {words}")
-    return ChildProcessError(words)
+class SnapshotProgram:
+    """A program that writes the LSN that its snapshot stands for on a line, and then its bytes: one for each call."""
 
+    def __init__(self, command: str, data_path: Path) -> None:
+        self._command = command
+        self._data_path = data_path
+        self._lock = threading.Lock()
+        self._processes: weakref.WeakSet[_Process] = weakref.WeakSet()
+        self._killed = False
 
-def snapshot_of(command: str, data_path: Path) -> tuple[int, Iterable[bytes]]:
-    """Run a program that writes the LSN that its snapshot stands for on a line, and then its bytes."""
-    process = _begin(command, {"WALSPOOL_DATA_PATH": data_path}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    line = process.stdout.readline(_MAX_ANSWER)
-    word = line.removesuffix(b"\n")
-    if line == word or not word.isdigit() or len(word) > 20:
-        _kill(process)
-        _close(process.stdout)
-        raise _told(f"the --snapshot program began with {line!a}, not with an LSN on a line")
-    return int(word), _Output(process)
+    def __call__(self) -> tuple[int, Iterable[bytes]]:
+        """The LSN, and the bytes as they come."""
+        with self._lock:
+            if self._killed:
+                raise ChildProcessError("the server ends")
+            process = _begin(
+                self._command, {"WALSPOOL_DATA_PATH": self._data_path}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+            )
+            self._processes.add(process)
+        assert process.stdout is not None
+        line = process.stdout.readline(_MAX_ANSWER)
+        word = line.removesuffix(b"\n")
+        if line == word or not word.isdigit() or len(word) > 20:
+            _kill(process)
+            _close(process.stdout)
+            raise self._told(f"the --snapshot program began with {line!a}, not with an LSN on a line")
+        return int(word), _Output(process, self._told)
+
+    def kill(self) -> None:
+        """End those that run, and begin no more. Whoever reads what one of them writes finds its end."""
+        with self._lock:
+            self._killed = True
+            for process in self._processes:
+                _kill(process)
+
+    def _told(self, words: str) -> ChildProcessError:
+        """Told here: whoever asked for the snapshot learns that it is not whole, and nothing else."""
+        if not self._killed:
+            output.complain(f"warning: {words}")
+        return ChildProcessError(words)
 
 
 class _Output:
     """What a program writes. Whoever has it no more ends the program."""
 
-    def __init__(self, process: _Process) -> None:
+    def __init__(self, process: _Process, told: Callable[[str], ChildProcessError]) -> None:
         self._process = process
+        self._told = told
         weakref.finalize(self, _abandon, process)
 
     def __iter__(self) -> _Output:
@@ -190,5 +215,5 @@ class _Output:
         if chunk:
             return chunk
         if self._process.wait():
-            raise _told(f"the --snapshot program failed: {_ending(self._process)}")
+            raise self._told(f"the --snapshot program failed: {_ending(self._process)}")
         raise StopIteration

@@ -20,7 +20,7 @@ import walspool
 from walspool.cli import output
 from walspool.cli.app import AsJson, DataPath, app, example
 from walspool.cli.opening import must_exist
-from walspool.cli.programs import snapshot_of
+from walspool.cli.programs import SnapshotProgram
 
 if TYPE_CHECKING:
     import ssl
@@ -90,11 +90,15 @@ def serve(
             must_exist(path)
             net.promote(path)
         with walspool.PrimaryReplication(path, settings, recovery="strict") as primary, _pruning(primary, keep):
-            provider = None if snapshot is None else partial(snapshot_of, snapshot, path)
+            provider = None if snapshot is None else SnapshotProgram(snapshot, path)
             made = net.create_app(primary, auth=auth, snapshot=provider)
             net.present_term(primary, path, token=token, ssl_context=context, insecure=insecure)
             url = _url(listening, host, tls_cert is not None)
-            _run(made, listening, tls_cert, tls_key, partial(_tell, primary, path, url, as_json))
+            try:
+                _run(made, listening, tls_cert, tls_key, partial(_tell, primary, path, url, as_json))
+            finally:
+                if provider is not None:
+                    provider.kill()
 
 
 def _duration_ms(text: str) -> int:

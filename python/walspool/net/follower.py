@@ -27,7 +27,7 @@ from walspool.net.promotion import promote_log
 from walspool.net.protocol import MAX_WAIT_MS, printable
 from walspool.net.pulling import LoadSnapshot, Pulling
 from walspool.net.sink import Sink
-from walspool.records import Position, check_replica_id, check_u64
+from walspool.records import Position, check_region, check_replica_id, check_u64
 from walspool.replication.config import ReplicationConfig
 from walspool.replication.primary import PrimaryReplication
 from walspool.spool.files import SpoolFiles
@@ -119,6 +119,7 @@ class Follower:
         self._data_path = data_path
         self._token, self._context, self._insecure = token, ssl_context, insecure
         self._connections = self._connect(), self._connect()
+        check_region(region)
         self._region = region
         self._apply, self._load_snapshot = apply, load_snapshot
         self._wait_ms, self._segment_bytes = wait_ms, segment_bytes
@@ -174,7 +175,7 @@ class Follower:
                 self._raise_if_stopped()
                 pulling = self._pulling
                 if pulling is not None:
-                    _await_change(pulling, SIGNALS_S)
+                    uninterrupted(partial(pulling.await_change, SIGNALS_S))
         finally:
             self.stop()
 
@@ -266,7 +267,7 @@ class Follower:
             if left <= 0:
                 return False
             if pulling is not None:
-                _await_change(pulling, min(left, SIGNALS_S))
+                uninterrupted(partial(pulling.await_change, min(left, SIGNALS_S)))
 
     def _raise_if_stopped(self) -> None:
         sink = self._sink
@@ -311,6 +312,7 @@ class Follower:
             try:
                 self._drain(timeout)
                 self._end_threads()
+                uninterrupted(self._sink.check_promotable)  # the primary may have answered that it must load
                 if was_running and not self._running:
                     raise SpoolClosed("the follower was stopped meanwhile", path=None)
             except BaseException:
@@ -341,7 +343,7 @@ class Follower:
             if time.monotonic() >= deadline or not self._threads:
                 words = f"apply has had the records through LSN {applying.lsn}, and the log ends at {last.lsn}"
                 raise ProtocolError(f"this replica can't be promoted yet: {words}")
-            _await_change(pulling, SIGNALS_S)
+            uninterrupted(partial(pulling.await_change, SIGNALS_S))
 
     # -- the parts -----------------------------------------------------------------------------------------------------
 
@@ -429,15 +431,6 @@ def _let_go(sink: Sink | None, applying: Applying | None, connections: tuple[Con
             each.drop()
         if sink is not None:
             sink.close()
-
-
-def _await_change(pulling: Pulling, seconds: float) -> None:
-    def wait() -> None:
-        with pulling.changed:
-            pulling.changed.wait(seconds)
-
-    # a signal handler may stop the follower, which must not find the lock held by its own thread
-    uninterrupted(wait)
 
 
 def _forget_in_child() -> None:

@@ -88,7 +88,7 @@ class Following:
         self._asked: Position | None = None
         self._gives_way = gives_way
         self._empty = 0
-        self._acked: tuple[int, int] | None = None
+        self._acked: tuple[int, int, int] | None = None
         #: What was acknowledged before the last bootstrap lies at or below it; promoting earlier could lose that.
         self.reach_lsn = 0
         self._ack: Ack | None = None
@@ -269,7 +269,7 @@ class Following:
         if self._ack is not None or self._durable is None or self.state is not State.PULLING:
             return None
         applied = min(self._applied_lsn, self._durable.lsn)
-        if self._acked == (self._durable.lsn, applied):
+        if self._acked == (self._durable.lsn, applied, self.apply_errors):
             return None
         self._ack = Ack(self._durable, applied, self._durable.lsn, self.apply_errors, self.divergences)
         return self._ack
@@ -277,7 +277,7 @@ class Following:
     def ack_returned(self) -> None:
         """It has been counted."""
         if self._ack is not None:
-            self._acked = self._ack.durable_lsn, self._ack.applied_lsn
+            self._acked = self._ack.durable_lsn, self._ack.applied_lsn, self._ack.apply_error_count
             self._ack = None
 
     def ack_refused(self, problem: Problem, now_s: float) -> None:

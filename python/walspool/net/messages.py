@@ -31,12 +31,11 @@ from walspool.net.protocol import (
     position_text,
     shown,
 )
-from walspool.records import MAX_U64, Position, check_replica_id
+from walspool.records import MAX_U64, Position, check_region, check_replica_id
 
 __all__ = ["Ack", "Registration", "SnapshotHead", "StreamHead", "WalRequest", "replica_id", "split_payloads"]
 
 _WAL_PARAMETERS: Final = frozenset(("replica_id", "since_lsn", "position", "term", "wait_ms", "max_bytes"))
-_MAX_REGION_CHARS: Final = 64
 
 
 def replica_id(name: str, value: object) -> str:
@@ -196,10 +195,10 @@ class Registration:
         """The registration in a body."""
         given = _fields(parse_json(body), {"id", "region", "instance"})
         region, instance = given.get("region"), given.get("instance")
-        if region is not None and not (
-            isinstance(region, str) and 0 < len(region) <= _MAX_REGION_CHARS and region.isprintable()
-        ):
-            raise Refused(400, "bad-request", f"region must be 1 to {_MAX_REGION_CHARS} printable characters")
+        try:
+            check_region(region)
+        except (TypeError, ValueError) as error:
+            raise Refused(400, "bad-request", str(error)) from None
         named = None if instance is None else replica_id("instance", instance)
         return cls(replica_id("id", given.get("id")), region, named)
 

@@ -19,7 +19,7 @@ from walspool.net.protocol import TERM_STEP, Problem
 __all__ = ["Presenting"]
 
 #: A primary of a lower term than the request's never comes so far as to answer these.
-_AS_NEW: frozenset[str] = frozenset(("diverged", "rebootstrap-required", "old-session"))
+_AS_NEW: frozenset[str] = frozenset(("diverged", "beyond-wal", "rebootstrap-required", "old-session"))
 
 
 class Presenting:

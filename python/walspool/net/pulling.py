@@ -75,6 +75,14 @@ class Pulling:
         """Whether ``end`` was called."""
         return self._ending
 
+    def await_change(self, seconds: float) -> None:
+        """Wait until something is decided or durable, or for so long.
+
+        Not where signals come: a handler may stop the follower, which must not find the lock held by its own thread.
+        """
+        with self.changed:
+            self.changed.wait(seconds)
+
     def applied(self, lsn: int) -> None:
         """``apply`` has had everything through here."""
         with self.changed:

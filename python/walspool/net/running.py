@@ -31,23 +31,27 @@ _MAX_PIPELINED: Final = 8
 class Limits:
     """What a connection may take. Seconds."""
 
-    #: Bytes of the address and the headers of a request, and the time until all of them have come.
+    #: Bytes of the address and the headers of a request, or of what else is no body, and the time until all of them
+    #: have come.
     head_bytes: int = 16 << 10
     head_s: float = 10.0
+    #: Bytes of a body that still come once it was refused: they are taken, so that the client gets to read why. They
+    #: have ``head_s``, too.
+    rest_bytes: int = 32 << 20
     #: How long a connection waits for its next request.
     keep_alive_s: int = 60
     #: A receiver that takes nothing for so long is dropped.
     stall_s: float = STALL_S
     #: How long a shutdown waits for what is under way.
     shutdown_s: int = 10
-    #: Connections at a time: the one that has waited longest for a request makes room for the next. ``None``: half of
-    #: the files that the process may open, so that the log always has some left, and at most 1000.
+    #: Connections at a time: the one that has waited longest for a request makes room for the next. ``None``: a third
+    #: of the files that the process may open (a stream takes two), so that the log always has some left; at most 1000.
     connections: int | None = None
 
     def __post_init__(self) -> None:
         if self.connections is None:
             files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            room = _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(files // 2, _MAX_CONNECTIONS)
+            room = _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(files // 3, _MAX_CONNECTIONS)
             object.__setattr__(self, "connections", max(room, 1))
 
 
@@ -81,7 +85,7 @@ def config(
         port,
         http=_Connection,
         ws="none",
-        lifespan="off",
+        lifespan="off" if replication is app else "auto",  # the other service may need its own
         log_config=None,
         access_log=False,
         server_header=False,
@@ -115,6 +119,7 @@ class _Connection(HttpToolsProtocol):
     |---|---|---|
     | waits for a head | when it is made, or with the first byte behind an answer | ``head_s``, then closed |
     | answers | with a whole head | of the application |
+    | takes what is left of a body | with the end of an answer that came before it | ``head_s``, then cut off |
     | waits for a request | with the end of the answer | ``keep_alive_s`` of uvicorn, then closed |
     | its receiver is behind | in any state, while the buffer is full | ``stall_s``, then cut off |
     """
@@ -124,7 +129,9 @@ class _Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._limits = self.config.limits
-        self._head_bytes = 0
+        #: Bytes since the last of a body or the end of a head: another head, or trailers.
+        self._other_bytes = 0
+        self._rest_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._waits_since = 0.0
@@ -152,17 +159,31 @@ class _Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._waits:
             self._begin_head()
+        self._other_bytes += len(data)
         super().data_received(data)
-        if self._head_timer is not None and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes:
-                self.send_400_response("")
+        if self._other_bytes > self._limits.head_bytes and not self.transport.is_closing():
+            self.send_400_response("")
+
+    def on_body(self, body: bytes) -> None:
+        self._other_bytes = 0
+        if self._waits:  # it was answered before it was read
+            self._rest_bytes += len(body)
+            if self._rest_bytes > self._limits.rest_bytes:
+                self.transport.abort()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._waits:  # the next head has a time of its own
+            self._end_head()
+            self._begin_head()
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self._limits.head_bytes or len(self.pipeline) >= _MAX_PIPELINED:
             raise ValueError  # the parser ends, and data_received answers
         self._end_head()
+        self._other_bytes = self._rest_bytes = 0
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -210,7 +231,6 @@ class _Connection(HttpToolsProtocol):
 
     def _begin_head(self) -> None:
         if self._head_timer is None:
-            self._head_bytes = 0
             self._head_timer = self.loop.call_later(self._limits.head_s, self.transport.abort)
 
     def _end_head(self) -> None:

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -40,6 +40,7 @@ from walspool.net.protocol import (
     checksum,
     number,
     parse_query,
+    printable,
 )
 from walspool.net.records import MAX_RECORDS_BYTES, Bodies, append, parse_ack, read
 from walspool.net.serving import Counters, Wait
@@ -61,6 +62,9 @@ PIECE_BYTES: Final = 64 << 10
 #: A browser takes no answer for something else, and keeps none.
 _PLAIN: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
+_STREAMS: Final = ("/v1/wal", "/v1/snapshot")
+
+T = TypeVar("T")
 _Handler = Callable[[Request, Grant], Awaitable[Any]]
 
 
@@ -94,23 +98,25 @@ class ReplicationApp(Starlette):
         self._bodies = Bodies()
         #: The replicas that a snapshot is made for, or sent to.
         self._loads: set[str | None] = set()
+        #: Rung for each of those when the server ends: its provider may give nothing for long.
+        self._ends: set[asyncio.Future[None]] = set()
         routes = [
-            Route("/v1/wal", self._answer(self._wal), methods=["GET"]),
-            Route("/v1/replicas", self._answer(self._register), methods=["POST"]),
-            Route("/v1/replicas/{id}", self._answer(self._unregister), methods=["DELETE"]),
-            Route("/v1/replicas/{id}/ack", self._answer(self._acknowledge), methods=["POST"]),
-            Route("/v1/snapshot", self._answer(self._load), methods=["GET"]),
-            Route("/v1/records", self._answer(self._append), methods=["POST"]),
-            Route("/v1/records", self._answer(self._read), methods=["GET"]),
-            Route("/v1/status", self._answer(self._state(status_of)), methods=["GET"]),
-            Route("/v1/slots", self._answer(self._state(slots_of)), methods=["GET"]),
-            Route("/v1/slots/{id}", self._answer(self._drop_slot), methods=["DELETE"]),
-            Route("/v1/retention", self._answer(self._state(retention_of)), methods=["GET"]),
-            Route("/primary", self._answer(self._is_primary), methods=["GET"]),
-            Route("/replica", self._answer(self._is_replica), methods=["GET"]),
-            Route("/healthz", self._answer(self._alive), methods=["GET"]),
-            Route("/metrics", self._answer(self._metrics), methods=["GET"]),
-            *(Route(each, self._answer(_file, tokens=False), methods=["GET"]) for each in FILES),
+            self._route("GET", "/v1/wal", self._wal),
+            self._route("POST", "/v1/replicas", self._register),
+            self._route("DELETE", "/v1/replicas/{id}", self._unregister),
+            self._route("POST", "/v1/replicas/{id}/ack", self._acknowledge),
+            self._route("GET", "/v1/snapshot", self._load),
+            self._route("POST", "/v1/records", self._append),
+            self._route("GET", "/v1/records", self._read),
+            self._route("GET", "/v1/status", self._state(status_of)),
+            self._route("GET", "/v1/slots", self._state(slots_of)),
+            self._route("DELETE", "/v1/slots/{id}", self._drop_slot),
+            self._route("GET", "/v1/retention", self._state(retention_of)),
+            self._route("GET", "/primary", self._is_primary),
+            self._route("GET", "/replica", self._is_replica),
+            self._route("GET", "/healthz", self._alive),
+            self._route("GET", "/metrics", self._metrics),
+            *(self._route("GET", each, partial(_file, each), tokens=False) for each in FILES),
         ]
         super().__init__(routes=routes, exception_handlers={HTTPException: _no_such_route})
         self.router.redirect_slashes = False
@@ -124,6 +130,9 @@ class ReplicationApp(Starlette):
         self._ending = True
         for each in self._waiters:
             each.ring()
+        for end in self._ends:
+            if not end.done():
+                end.set_result(None)
 
     def end_threads(self) -> None:
         """Let the threads go, once no request is under way any more."""
@@ -131,7 +140,7 @@ class ReplicationApp(Starlette):
 
     # -- every request -------------------------------------------------------------------------------------------------
 
-    def _answer(self, handler: _Handler, tokens: bool = True) -> Callable[[Request], Awaitable[Any]]:
+    def _route(self, method: str, path: str, handler: _Handler, tokens: bool = True) -> Route:
         """An endpoint; ``tokens``: whether it asks for one where there are any."""
 
         async def endpoint(request: Request) -> Any:
@@ -145,12 +154,15 @@ class ReplicationApp(Starlette):
                 return Response(status_code=400)
             except SpoolClosed:
                 return _problem(Problem(503, "ending", "the log of this server is closed"))
-            except Exception:
+            except Exception as error:
                 # what went wrong here is nobody's business there
-                log.exception("a request to %s failed", request.scope["route"].path)
+                _tell(path, error)
                 return _problem(Problem(500, "internal", "the server failed; its log says why"))
 
-        return endpoint
+        found = Route(path, endpoint, methods=[method])
+        if path in _STREAMS and found.methods:
+            found.methods.discard("HEAD")  # which is to change nothing: these move slots, and begin a bootstrap
+        return found
 
     def _grant(self, request: Request, tokens: bool) -> Grant:
         if self._auth is not None:
@@ -276,10 +288,16 @@ class ReplicationApp(Starlette):
             what = "one is under way for this replica" if name in self._loads else f"{MAX_LOADS} are under way"
             raise Refused(503, "busy", f"no further snapshot is made now: {what}; ask again later")
         self._loads.add(name)
+        end = asyncio.get_running_loop().create_future()
+        self._ends.add(end)
         try:
-            found = await self._lanes.run(Lane.LOAD, self._source.load, wanted, session, time.monotonic())
-        except BaseException:
+            found = await self._unless(end, self._source.load, wanted, session, time.monotonic())
+            chunks = iter(found.chunks)
+        except BaseException as error:
             self._loads.discard(name)
+            self._ends.discard(end)
+            if isinstance(error, _CutOff):
+                raise Refused(503, "ending", "this server is shutting down") from None
             raise
         head = SnapshotHead(found.term, found.position, found.reach_lsn, found.comparable)
         gone = asyncio.ensure_future(_gone(request.receive))
@@ -287,16 +305,31 @@ class ReplicationApp(Starlette):
         def close() -> None:
             gone.cancel()
             self._loads.discard(name)
+            self._ends.discard(end)
             assert name is not None  # which load has seen to
             self._source.closed(name, session, time.monotonic())
 
-        return _Stream(self._snapshot(iter(found.chunks), gone), head.headers(), close, self.watched)
+        parts = self._snapshot(chunks, gone, end)
+        return _Stream(parts, head.headers(), close, self.watched)
 
-    async def _snapshot(self, chunks: Iterator[bytes], gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
-        while (chunk := await self._lanes.run(Lane.LOAD, next, chunks, None)) is not None:
-            if self._ending or gone.done():
+    async def _snapshot(
+        self, chunks: Iterator[bytes], gone: asyncio.Future[None], end: asyncio.Future[None]
+    ) -> AsyncIterator[bytes]:
+        while (chunk := await self._unless(end, next, chunks, None)) is not None:
+            if gone.done():
                 raise _CutOff
             yield chunk
+
+    async def _unless(self, end: asyncio.Future[None], call: Callable[..., T], *args: Any) -> T:
+        """What ``call`` returns, from a thread of its own; ``_CutOff`` as soon as the server ends."""
+        done = asyncio.ensure_future(self._lanes.run(Lane.LOAD, call, *args))
+        try:
+            await asyncio.wait((done, end), return_when=asyncio.FIRST_COMPLETED)
+            if end.done():
+                raise _CutOff
+            return done.result()
+        finally:
+            done.cancel()
 
 
 class _CutOff(Exception):
@@ -331,6 +364,8 @@ class _Stream:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (TimeoutError, _CutOff, OSError, SpoolClosed):
             return  # one end is gone, or takes nothing: what the replica lacks it will ask for again
+        except Exception as error:
+            _tell(printable(scope["path"]), error)
         finally:
             self._close()
 
@@ -356,10 +391,14 @@ async def _body(
     return bytes(found)
 
 
-async def _file(request: Request, grant: Grant) -> Response:
+async def _file(address: str, request: Request, grant: Grant) -> Response:
     """A file of the package, which tells nothing of the log."""
-    address = request.scope["route"].path
     return Response(content(address), headers=HEADERS, media_type=FILES[address][1])
+
+
+def _tell(path: str, error: Exception) -> None:
+    """What failed, in the log: in the line itself, for who shows no traceback."""
+    log.error("a request to %s failed: %s", path, printable(f"{type(error).__name__}: {error}"), exc_info=error)
 
 
 async def _gone(receive: Receive) -> None:
@@ -379,7 +418,8 @@ def _json(value: dict[str, Any]) -> Response:
 
 
 def _problem(problem: Problem) -> Response:
-    return Response(problem.encode(), problem.status, {**_PLAIN, CHECKSUM: problem.check()}, PROBLEM_TYPE)
+    asked = {"www-authenticate": "Bearer"} if problem.status == 401 else {}
+    return Response(problem.encode(), problem.status, {**_PLAIN, **asked, CHECKSUM: problem.check()}, PROBLEM_TYPE)
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:

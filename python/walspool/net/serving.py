@@ -8,6 +8,7 @@ One stream of ``GET /v1/wal``:
 | asked | a newer term than ours | refused, and this primary is fenced |
 | asked | an old session | refused: register again |
 | asked | its position is not that of our record at that LSN | refused as diverged, both positions named |
+| asked | no position, and an LSN above our last | refused: what comes next would not follow it |
 | asked | its position lies in what is gone, and its term is above the last that is gone | refused as diverged |
 | asked | an invalid slot, or a position in what is gone, or nothing held while something is gone | refused: bootstrap |
 | asked | else | waiting; its slot is made valid there if it was loading a snapshot, or set back where it was above |
@@ -146,6 +147,8 @@ def decide_wal(request: WalRequest, slot: SlotFacts | None, facts: LogFacts) -> 
     problem = diverged(theirs, facts)
     if problem is not None:
         return problem
+    if theirs is None and since > facts.current_lsn:
+        return _beyond("beyond-wal", since, facts)
     if slot is not None and slot.cause is not None and not loaded:
         return rebootstrap(slot.cause, facts, theirs)
     if since < facts.gone_through:
@@ -167,8 +170,7 @@ def decide_ack(ack: Ack, slot: SlotFacts | None, facts: LogFacts) -> Problem | N
     if slot is None:
         return unknown_replica()
     if ack.durable_lsn > facts.current_lsn:
-        detail = f"LSN {ack.durable_lsn} is beyond the end of the log at {facts.current_lsn}: the replica has diverged"
-        return Problem(409, "ack-beyond-wal", detail, {"lsn": ack.durable_lsn, "current_lsn": facts.current_lsn})
+        return _beyond("ack-beyond-wal", ack.durable_lsn, facts)
     # whether it has diverged comes before what became of its slot: a bootstrap would give up what nobody compared
     gone = ack.durable_lsn < facts.gone_through
     if not gone and facts.asked != ack.position:
@@ -178,6 +180,11 @@ def decide_ack(ack: Ack, slot: SlotFacts | None, facts: LogFacts) -> Problem | N
     if gone:  # late: what its record was can't be told any more, and need not be
         return Problem(409, "old-ack", f"LSN {ack.durable_lsn} is pruned, so this says nothing new")
     return None
+
+
+def _beyond(kind: str, lsn: int, facts: LogFacts) -> Problem:
+    detail = f"LSN {lsn} is beyond the end of the log at {facts.current_lsn}: the replica has diverged"
+    return Problem(409, kind, detail, {"lsn": lsn, "current_lsn": facts.current_lsn})
 
 
 def unknown_replica() -> Problem:
