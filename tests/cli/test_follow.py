@@ -199,7 +199,8 @@ def test_what_a_person_has_to_decide_ends_it(command: Command, tmp_path: Path) -
         assert command("follow", server.url, other, "--id", "a", "--start-again", "--once").code == 0
         assert payloads(other) == [b"this"]
         answer = command("follow", server.url, other, "--id", "a b")
-        assert (answer.code, answer.says("no replica id")) == (3, True)
+        assert (answer.code, answer.says("no replica id")) == (2, True)
+        assert command("follow", "db-1:4646", other, "--id", "a").code == 2
     answer = command("follow", "http://db-1:4646", other, "--id", "a", "--token-file", tmp_path / "missing")
     assert (answer.code, answer.says("missing")) == (3, True)
 

@@ -116,7 +116,7 @@ def test_what_is_no_server(status: Any, tmp_path: Path) -> None:
     assert answer.says("Connection refused")
     for bad in ("127.0.0.1:4646", "ftp://x", "http://a:b@c", "http://[::1", "http://x/?token=1"):
         answer = status(bad)
-        assert (answer.code, answer.says("URL")) == (3, True)
+        assert (answer.code, answer.says("URL")) == (2, True)
     (tmp_path / "token").write_text("t" * 16)
     (tmp_path / "token").chmod(0o600)
     assert status("http://db-1.example", "--token-file", tmp_path / "token").says("plain text", "https")

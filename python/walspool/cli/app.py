@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ import typer
 import walspool
 from walspool.cli import output
 
-__all__ = ["LSN_MAX", "AsHex", "AsJson", "DataPath", "app", "data_path", "example"]
+__all__ = ["LSN_MAX", "AsHex", "AsJson", "DataPath", "app", "data_path", "example", "given_by_hand"]
 
 LSN_MAX = 2**64 - 1
 SUFFIX = ".logical.wal"
@@ -38,6 +40,15 @@ def data_path(text: str | os.PathLike[str]) -> Path:
     if name.endswith(SUFFIX) and name != SUFFIX:
         return path.with_name(name[: -len(SUFFIX)])
     return path
+
+
+@contextmanager
+def given_by_hand() -> Iterator[None]:
+    """A ``ValueError`` within is about an argument, so it is bad usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _version(wanted: bool) -> None:

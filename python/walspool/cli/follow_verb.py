@@ -13,7 +13,7 @@ import typer
 
 import walspool
 from walspool.cli import output
-from walspool.cli.app import LSN_MAX, AsJson, DataPath, app, example
+from walspool.cli.app import LSN_MAX, AsJson, DataPath, app, example, given_by_hand
 from walspool.cli.programs import ApplyProgram, LoadProgram
 from walspool.cli.serve_verbs import client_tls
 
@@ -67,10 +67,12 @@ def follow(
     token = None if token_file is None else net.read_token(token_file)
     applying = None if apply is None else ApplyProgram(apply)
     loading = None if snapshot is None else LoadProgram(snapshot)
-    follower = net.Follower(
-        url, name, path, token=token, region=region, apply=applying, load_snapshot=loading,
-        ssl_context=client_tls(tls_ca), insecure=insecure,
-    )  # fmt: skip
+    context = client_tls(tls_ca)
+    with given_by_hand():
+        follower = net.Follower(
+            url, name, path, token=token, region=region, apply=applying, load_snapshot=loading,
+            ssl_context=context, insecure=insecure,
+        )  # fmt: skip
     programs = [each for each in (applying, loading) if each is not None]
     with _signals() as ending, _stopping(follower, programs):
         follower.start()

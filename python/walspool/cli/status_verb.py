@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from walspool.cli import output
-from walspool.cli.app import AsJson, app, example
+from walspool.cli.app import AsJson, app, example, given_by_hand
 from walspool.cli.serve_verbs import client_tls
 
 __all__ = ["status"]
@@ -56,7 +56,8 @@ def status(
     context = client_tls(tls_ca)
 
     def look() -> Facts:
-        return net.fetch_status(url, token=token, ssl_context=context, insecure=insecure)
+        with given_by_hand():
+            return net.fetch_status(url, token=token, ssl_context=context, insecure=insecure)
 
     if watch is not None:
         _watch(look, watch, as_json)
