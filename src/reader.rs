@@ -102,9 +102,9 @@ impl Reader {
                 let layout = if checkpoint.wide { Layout::Wide } else { Layout::V3 };
                 before = Before::known(layout, checkpoint.lsn);
             }
-            if since_lsn >= summary.highest_lsn {
-                next = end;
-            }
+        }
+        if since_lsn >= summary.highest_lsn {
+            next = end;
         }
         Self {
             file,

@@ -40,6 +40,8 @@ __all__ = [
     "encode_frame",
     "encode_sidecar",
     "name",
+    "read_entries",
+    "read_tuples",
     "scan",
     "scan_file",
 ]
@@ -85,6 +87,21 @@ def encode_sidecar(spool_id: bytes, prev_lsn: int, report: ScanReport, extra: by
 
 def decode_sidecar(data: Buffer) -> tuple[bytes, int, ScanReport, bytes]:
     """``(spool_id, prev_lsn, report, extra)`` of a sidecar; ``ValueError`` with the reason when it is none."""
+
+def read_tuples(
+    file: File, path: _Path, report: ScanReport, since_lsn: int, max_count: int | None = None
+) -> tuple[list[tuple[int, bytes]], int]:
+    """The first records above ``since_lsn`` as ``Reader.read_tuples`` re-encodes them, and their bytes of payload."""
+
+def read_entries(
+    file: File,
+    path: _Path,
+    report: ScanReport,
+    since_lsn: int,
+    max_count: int | None = None,
+    max_bytes: int | None = None,
+) -> tuple[list[Entry], int]:
+    """The first records above ``since_lsn`` as ``Reader.read_entries`` gives them, and their bytes of payload."""
 
 def copy_frames(
     reader: Reader, file: File, path: _Path, *, stamp_ms: int, resume: ScanReport | None = None

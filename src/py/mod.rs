@@ -10,6 +10,7 @@ mod errors;
 mod file;
 mod functions;
 mod inbox;
+mod lists;
 mod reader;
 mod report;
 
@@ -33,6 +34,8 @@ mod _native {
     };
     #[pymodule_export]
     use super::inbox::{PyInbox, PyOutbox};
+    #[pymodule_export]
+    use super::lists::{read_entries, read_tuples};
     #[pymodule_export]
     use super::reader::{EntryRuns, PyReader, TupleRuns, copy_frames};
     #[pymodule_export]

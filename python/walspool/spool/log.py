@@ -327,7 +327,10 @@ class LogicalWalSpool(WritableLog):
         return source
 
     def _snapshot(self) -> Snapshot:
-        return self._source().snapshot()
+        source = self._opened
+        if source is None or self._closed:
+            raise SpoolClosed(path=self._path)
+        return source.snapshot()
 
     def _source(self) -> WriterSegments | ReaderSegments:
         source = self._opened

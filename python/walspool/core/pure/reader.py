@@ -27,7 +27,7 @@ from walspool.core.pure.index import Prefix, ScanReport
 from walspool.errors import SpoolCorrupt
 from walspool.records import MAX_U64, check_u64
 
-__all__ = ["ArrowStream", "Reader", "copy_frames"]
+__all__ = ["ArrowStream", "Reader", "copy_frames", "read_entries", "read_tuples"]
 
 _CHUNK: Final = 256 << 10
 _COPY_BYTES: Final = 1 << 20
@@ -65,7 +65,7 @@ class Reader:
         if checkpoint is not None:
             lsn, self._offset, self._wide = checkpoint
             self._last = max(lsn - 1, 0)
-        if report.ordered and since_lsn >= report.highest_lsn:
+        if since_lsn >= report.highest_lsn:
             self._offset = limit
 
     @property
@@ -300,6 +300,35 @@ def _with_term(payload: bytes, term: int) -> bytes:
     if change is None or change[0] == term:
         return payload
     return ChangeRecord.decode(payload).with_term(term).encode()
+
+
+def read_tuples(
+    file: File, path: StrPath, report: ScanReport, since_lsn: int, max_count: int | None = None
+) -> tuple[list[tuple[int, bytes]], int]:
+    """The first records above ``since_lsn`` as ``Reader.read_tuples`` re-encodes them, and their bytes of payload."""
+    _refuse_odd(max_count=max_count)
+    records = Reader(file, path, report, since_lsn=since_lsn).read_tuples(max_count, reencode=True)
+    return records, sum([len(payload) for _, payload in records])
+
+
+def read_entries(
+    file: File,
+    path: StrPath,
+    report: ScanReport,
+    since_lsn: int,
+    max_count: int | None = None,
+    max_bytes: int | None = None,
+) -> tuple[list[Entry], int]:
+    """The first records above ``since_lsn`` as ``Reader.read_entries`` gives them, and their bytes of payload."""
+    _refuse_odd(max_count=max_count, max_bytes=max_bytes)
+    entries = Reader(file, path, report, since_lsn=since_lsn).read_entries(max_count, max_bytes)
+    return entries, sum([len(each.payload) for each in entries])
+
+
+def _refuse_odd(**limits: int | None) -> None:
+    for name, value in limits.items():
+        if value is not None:
+            check_u64(name, value)
 
 
 def copy_frames(
