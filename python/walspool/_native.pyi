@@ -422,6 +422,14 @@ class Appender:
     def wait_lsn(self, since_lsn: int, timeout: float | None) -> bool:
         """Wait until a record above ``since_lsn`` is durable; ``False`` after ``timeout`` seconds. Ctrl-C works."""
 
+    def wait_entries(
+        self, reader: Reader, since_lsn: int, timeout: float | None, max_count: int, max_bytes: int
+    ) -> list[Entry] | None:
+        """Wait as ``wait_lsn`` does, then read on with ``reader``, which has come to the end of its file.
+
+        ``None`` after ``timeout`` seconds; nothing where the records are in another file or can't be read.
+        """
+
     def add_listener(self, fd: int) -> None:
         """Write the number 1, as 8 bytes, to ``fd`` after each flush."""
 
@@ -431,7 +439,7 @@ class Appender:
     def summary(self) -> ScanReport:
         """What is durable in the current file now."""
 
-    def stats(self) -> dict[str, int | list[int]]:
+    def stats(self) -> dict[str, Any]:
         """Counters, and histograms of sync time and of records per flush."""
 
     def close(self) -> None:

@@ -26,11 +26,11 @@ pub fn tuple_run(reader: &mut Reader, left: usize, reencode: bool) -> Result<Opt
 }
 
 /// Up to `left` records as (LSN, payload), and their bytes of payload.
-pub fn tuple_list<'py>(
-    py: Python<'py>,
+pub fn tuple_list(
+    py: Python<'_>,
     mut left: usize,
     mut next: impl FnMut(usize) -> PyResult<Option<TupleRun>>,
-) -> PyResult<(Bound<'py, PyList>, u64)> {
+) -> PyResult<(Bound<'_, PyList>, u64)> {
     let list = PyList::empty(py);
     let mut bytes = 0;
     while left > 0
@@ -50,12 +50,12 @@ pub fn tuple_list<'py>(
 }
 
 /// Up to `left` records of up to `room` bytes of payload as entries, but at least one if there is one; and those bytes.
-pub fn entry_list<'py>(
-    py: Python<'py>,
+pub fn entry_list(
+    py: Python<'_>,
     mut left: usize,
     room: u64,
     mut next: impl FnMut(usize, u64, bool) -> PyResult<Option<(Arc<Chunk>, Range<usize>)>>,
-) -> PyResult<(Bound<'py, PyList>, u64)> {
+) -> PyResult<(Bound<'_, PyList>, u64)> {
     let list = PyList::empty(py);
     let (mut bytes, mut first) = (0, true);
     // The first entry alone may be more than was asked for.

@@ -17,6 +17,7 @@ use super::lists::{count_arg, entry_list, room_arg, tuple_list, tuple_run};
 use super::report::PyScanReport;
 use crate::copy::{CopyError, copy_frames as copy};
 use crate::error::Result;
+use crate::index::Summary;
 use crate::reader::{Chunk, Reader, Record};
 use crate::scan::ScanReport;
 
@@ -43,6 +44,14 @@ impl Shared {
     fn run(&self, py: Python<'_>, max_count: usize) -> PyResult<Option<(Arc<Chunk>, Range<usize>)>> {
         let ready = self.reader.try_lock().and_then(|mut reader| reader.ready_run(max_count, RUN_BYTES));
         if ready.is_some() { Ok(ready) } else { self.with(py, |reader| reader.long_run(max_count, RUN_BYTES)) }
+    }
+
+    /// The next records up to the end of what `summary` knows by now of the file; none where it is another file's, or they
+    /// can't be read: a reader that is made for it tells why.
+    pub fn read_on(&self, summary: &Summary, max_count: usize, max_bytes: u64) -> Option<(Arc<Chunk>, Range<usize>)> {
+        let mut reader = self.reader.lock();
+        let known = reader.extend(summary);
+        if known { reader.next_run(max_count, max_bytes, true).ok().flatten() } else { None }
     }
 
     /// Runs a call that reads a list. When it fails it has read nothing: the reader stands where it stood.

@@ -267,6 +267,10 @@ class ReadableLog(ABC):
     def wait_for_lsn_after(self, since_lsn: int, timeout: float | None) -> bool:
         """Wait until the log is past ``since_lsn``: True, or False after ``timeout`` seconds. Decodes nothing."""
 
+    @abstractmethod
+    def reading_on(self, lsn: int) -> following.ReadOn:
+        """For one who has read everything up to ``lsn``: what waits for the next records and gives them."""
+
     async def await_lsn_after(self, since_lsn: int) -> bool:
         """``wait_for_lsn_after`` for asyncio, without a thread and without a limit."""
         return await following.await_lsn_after(self, check_u64("since_lsn", since_lsn))
