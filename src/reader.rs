@@ -11,7 +11,7 @@ use crate::change::term_of_payload;
 use crate::error::{CoreError, Result};
 use crate::file::File;
 use crate::frame::{Before, Fault, Frame, Layout, Source, TRAILER, look, plain, v1_ends_well};
-use crate::index::Checkpoint;
+use crate::index::{Checkpoint, Index, Summary};
 use crate::scan::ScanReport;
 
 /// Bytes of the first read, so that a look at one record stays cheap; from a checkpoint on, as many as that takes.
@@ -75,6 +75,8 @@ pub struct Reader {
     v1_bytes: u64,
     highest_lsn: u64,
     base_lsn: u64,
+    /// The index of the file, by which it is known again.
+    index: Arc<Index>,
     /// Where the bytes that are not decoded yet begin.
     next: u64,
     before: Before,
@@ -95,16 +97,16 @@ impl Reader {
         let mut before = Before { wide: false, lsn: summary.base_lsn };
         let mut next = 0;
         let mut step = FIRST_STEP;
-        if summary.ordered {
-            if let Some((checkpoint, behind)) = summary.index.seek_span(since_lsn) {
-                next = checkpoint.offset;
-                step = behind.map_or(FIRST_STEP, |behind| bytes_to(since_lsn, checkpoint, behind));
-                let layout = if checkpoint.wide { Layout::Wide } else { Layout::V3 };
-                before = Before::known(layout, checkpoint.lsn);
-            }
-            if since_lsn >= summary.highest_lsn {
-                next = end;
-            }
+        if summary.ordered
+            && let Some((checkpoint, behind)) = summary.index.seek_span(since_lsn)
+        {
+            next = checkpoint.offset;
+            step = behind.map_or(FIRST_STEP, |behind| bytes_to(since_lsn, checkpoint, behind));
+            let layout = if checkpoint.wide { Layout::Wide } else { Layout::V3 };
+            before = Before::known(layout, checkpoint.lsn);
+        }
+        if since_lsn >= summary.highest_lsn {
+            next = end;
         }
         Self {
             file,
@@ -113,6 +115,7 @@ impl Reader {
             v1_bytes: summary.v1_bytes,
             highest_lsn: summary.highest_lsn,
             base_lsn: summary.base_lsn,
+            index: Arc::clone(&summary.index),
             next,
             before,
             last_lsn: since_lsn,
@@ -136,6 +139,16 @@ impl Reader {
     /// Whether everything up to the end was read and returned.
     pub fn is_done(&self) -> bool {
         self.cursor >= self.chunk.records.len() && self.next >= self.end
+    }
+
+    /// Lets it go on to the end of what `summary` knows by now, if that is of the same file; false if not.
+    pub fn extend(&mut self, summary: &Summary) -> bool {
+        let same = Arc::ptr_eq(&self.index, &summary.index);
+        if same {
+            self.end = self.end.max(summary.valid_bytes);
+            self.highest_lsn = summary.highest_lsn;
+        }
+        same
     }
 
     /// The highest LSN before the file.

@@ -40,6 +40,8 @@ __all__ = [
     "encode_frame",
     "encode_sidecar",
     "name",
+    "read_entries",
+    "read_tuples",
     "scan",
     "scan_file",
 ]
@@ -85,6 +87,21 @@ def encode_sidecar(spool_id: bytes, prev_lsn: int, report: ScanReport, extra: by
 
 def decode_sidecar(data: Buffer) -> tuple[bytes, int, ScanReport, bytes]:
     """``(spool_id, prev_lsn, report, extra)`` of a sidecar; ``ValueError`` with the reason when it is none."""
+
+def read_tuples(
+    file: File, path: _Path, report: ScanReport, since_lsn: int, max_count: int | None = None
+) -> tuple[list[tuple[int, bytes]], int]:
+    """The first records above ``since_lsn`` as ``Reader.read_tuples`` re-encodes them, and their bytes of payload."""
+
+def read_entries(
+    file: File,
+    path: _Path,
+    report: ScanReport,
+    since_lsn: int,
+    max_count: int | None = None,
+    max_bytes: int | None = None,
+) -> tuple[list[Entry], int]:
+    """The first records above ``since_lsn`` as ``Reader.read_entries`` gives them, and their bytes of payload."""
 
 def copy_frames(
     reader: Reader, file: File, path: _Path, *, stamp_ms: int, resume: ScanReport | None = None
@@ -408,6 +425,14 @@ class Appender:
     def wait_lsn(self, since_lsn: int, timeout: float | None) -> bool:
         """Wait until a record above ``since_lsn`` is durable; ``False`` after ``timeout`` seconds. Ctrl-C works."""
 
+    def wait_entries(
+        self, reader: Reader, since_lsn: int, timeout: float | None, max_count: int, max_bytes: int
+    ) -> list[Entry] | None:
+        """Wait as ``wait_lsn`` does, then read on with ``reader``, which has come to the end of its file.
+
+        ``None`` after ``timeout`` seconds; nothing where the records are in another file or can't be read.
+        """
+
     def add_listener(self, fd: int) -> None:
         """Write the number 1, as 8 bytes, to ``fd`` after each flush."""
 
@@ -417,7 +442,7 @@ class Appender:
     def summary(self) -> ScanReport:
         """What is durable in the current file now."""
 
-    def stats(self) -> dict[str, int | list[int]]:
+    def stats(self) -> dict[str, Any]:
         """Counters, and histograms of sync time and of records per flush."""
 
     def close(self) -> None:

@@ -24,6 +24,8 @@ class Position(NamedTuple):
 
 def check_u64(name: str, value: Any, where: str = "") -> int:
     """Return an LSN, term or timestamp; refuse what can't be one. ``where`` goes before the words."""
+    if type(value) is int and 0 <= value <= MAX_U64:
+        return value  # nearly always, and often enough to be quick
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{where}{name} must be an int, not {type(value).__name__}")
     if not 0 <= value <= MAX_U64:

@@ -151,8 +151,9 @@ impl Published {
         self.wake();
     }
 
-    /// Waits until the durable LSN is above `since_lsn`; false when `limit` has passed before.
-    pub fn wait(&self, since_lsn: u64, limit: Duration) -> Result<bool> {
+    /// Waits until the durable LSN is above `since_lsn`: what is durable then, in the current file. `None` when `limit` has
+    /// passed before.
+    pub fn wait(&self, since_lsn: u64, limit: Duration) -> Result<Option<Summary>> {
         let deadline = Instant::now() + limit;
         let mut durable = self.durable.lock();
         let mut late = false;
@@ -162,7 +163,7 @@ impl Published {
             }
             let passed = self.lsn() > since_lsn;
             if passed || late {
-                return Ok(passed);
+                return Ok(passed.then(|| durable.summary.clone()));
             }
             late = self.passed.wait_until(&mut durable, deadline).timed_out();
         }

@@ -12,12 +12,16 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use args::{Payload, Taken, at_index, now_ms, take_mark};
 
 use super::convert::{Data, Defaulted, optional_u64_arg, u64_arg};
+use super::entry::PyEntry;
 use super::errors::to_py;
 use super::file::PyFile;
+use super::lists::{count_arg, room_arg};
+use super::reader::PyReader;
 use super::report::PyScanReport;
 use crate::appender::{Appended, Appender, Failure, Options, Partly, Published, Record, split};
 use crate::error::CoreError;
 use crate::frame::MAX_PAYLOAD;
+use crate::index::Summary;
 use crate::scan::ScanReport;
 
 /// How often a wait looks for Ctrl-C.
@@ -192,22 +196,32 @@ impl PyAppender {
     /// Waits until the durable LSN is above `since_lsn`; false after `timeout` seconds. Ctrl-C works.
     fn wait_lsn(&self, py: Python<'_>, since_lsn: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
         let since_lsn = u64_arg(since_lsn, "since_lsn")?;
-        if timeout.is_some_and(f64::is_nan) {
-            return Err(PyValueError::new_err("timeout must not be NaN"));
-        }
-        // What no clock can hold is for ever.
-        let limit = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
-        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        loop {
-            let left = deadline.map_or(SIGNALS, |deadline| deadline.saturating_duration_since(Instant::now()));
-            if self.detached(py, |appender| appender.published()?.wait(since_lsn, left.min(SIGNALS)))? {
-                return Ok(true);
-            }
-            if left.is_zero() {
-                return Ok(false);
-            }
-            py.check_signals()?;
-        }
+        self.wait_for(py, since_lsn, timeout, |_| ()).map(|passed| passed.is_some())
+    }
+
+    /// Waits as `wait_lsn` does, then reads on with `reader`, in one go. `None` after `timeout` seconds, nothing where the
+    /// records are in another file or can't be read.
+    #[pyo3(signature = (reader, since_lsn, timeout, max_count, max_bytes))]
+    fn wait_entries<'py>(
+        &self,
+        py: Python<'py>,
+        reader: &Bound<'py, PyReader>,
+        since_lsn: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+        max_count: &Bound<'py, PyAny>,
+        max_bytes: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
+        let since_lsn = u64_arg(since_lsn, "since_lsn")?;
+        let (count, room) = (count_arg(Some(max_count))?, room_arg(Some(max_bytes))?);
+        let shared = &reader.get().shared;
+        let Some(run) = self.wait_for(py, since_lsn, timeout, |summary| shared.read_on(summary, count, room))? else {
+            return Ok(None);
+        };
+        let entries = run.iter().flat_map(|(chunk, run)| {
+            let records = &chunk.records()[run.clone()];
+            records.iter().map(|record| PyEntry::of(py, chunk, record))
+        });
+        Ok(Some(PyList::new(py, entries.collect::<Vec<_>>())?))
     }
 
     /// From now on a 1 is written to `fd`, an eventfd, whenever there may be something new.
@@ -260,8 +274,8 @@ impl PyAppender {
         dict.set_item("flushes", stats.flushes)?;
         dict.set_item("sync_ns_total", stats.sync_ns_total)?;
         dict.set_item("sync_ns_max", stats.sync_ns_max)?;
-        dict.set_item("sync_us_histogram", stats.sync_us_histogram.to_vec())?;
-        dict.set_item("records_per_flush_histogram", stats.records_per_flush_histogram.to_vec())?;
+        dict.set_item("sync_us_histogram", PyTuple::new(py, stats.sync_us_histogram)?)?;
+        dict.set_item("records_per_flush_histogram", PyTuple::new(py, stats.records_per_flush_histogram)?)?;
         Ok(dict)
     }
 
@@ -282,6 +296,31 @@ impl PyAppender {
 }
 
 impl PyAppender {
+    /// Waits until the durable LSN is above `since_lsn`, and then, still detached, does `work`.
+    fn wait_for<T: Send>(
+        &self,
+        py: Python<'_>,
+        since_lsn: u64,
+        timeout: Option<f64>,
+        work: impl Fn(&Summary) -> T + Sync,
+    ) -> PyResult<Option<T>> {
+        if timeout.is_some_and(f64::is_nan) {
+            return Err(PyValueError::new_err("timeout must not be NaN"));
+        }
+        // What no clock can hold is for ever.
+        let limit = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        loop {
+            let left = deadline.map_or(SIGNALS, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let wait = |appender: &Appender| appender.published()?.wait(since_lsn, left.min(SIGNALS));
+            let done = self.detached(py, |appender| Ok(wait(appender)?.map(|summary| work(&summary))))?;
+            if done.is_some() || left.is_zero() {
+                return Ok(done);
+            }
+            py.check_signals()?;
+        }
+    }
+
     fn alive(&self, py: Python<'_>) -> PyResult<()> {
         self.appender.alive().map_err(|error| self.failed(py, error.into()))
     }

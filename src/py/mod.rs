@@ -11,6 +11,7 @@ mod file;
 mod frames;
 mod functions;
 mod inbox;
+mod lists;
 mod reader;
 mod report;
 
@@ -34,6 +35,8 @@ mod _native {
     };
     #[pymodule_export]
     use super::inbox::{PyInbox, PyOutbox};
+    #[pymodule_export]
+    use super::lists::{read_entries, read_tuples};
     #[pymodule_export]
     use super::reader::{EntryRuns, PyReader, TupleRuns, copy_frames};
     #[pymodule_export]

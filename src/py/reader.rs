@@ -7,17 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyBytes, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use super::convert::{Defaulted, optional_u64_arg, u64_arg};
 use super::entry::PyEntry;
 use super::errors::to_py;
 use super::file::{PyFile, detached};
 use super::frames::view;
+use super::lists::{count_arg, entry_list, room_arg, tuple_list, tuple_run};
 use super::report::PyScanReport;
-use crate::change::{change_term, ends_with_term};
 use crate::copy::{CopyError, copy_frames as copy};
 use crate::error::Result;
+use crate::index::Summary;
 use crate::reader::{Chunk, Reader, Record};
 use crate::scan::ScanReport;
 
@@ -44,6 +45,14 @@ impl Shared {
     fn run(&self, py: Python<'_>, max_count: usize) -> PyResult<Option<(Arc<Chunk>, Range<usize>)>> {
         let ready = self.reader.try_lock().and_then(|mut reader| reader.ready_run(max_count, RUN_BYTES));
         if ready.is_some() { Ok(ready) } else { self.with(py, |reader| reader.long_run(max_count, RUN_BYTES)) }
+    }
+
+    /// The next records up to the end of what `summary` knows by now of the file; none where it is another file's, or they
+    /// can't be read: a reader that is made for it tells why.
+    pub fn read_on(&self, summary: &Summary, max_count: usize, max_bytes: u64) -> Option<(Arc<Chunk>, Range<usize>)> {
+        let mut reader = self.reader.lock();
+        let known = reader.extend(summary);
+        if known { reader.next_run(max_count, max_bytes, true).ok().flatten() } else { None }
     }
 
     /// Runs a call that reads a list. When it fails it has read nothing: the reader stands where it stood.
@@ -118,27 +127,9 @@ impl PyReader {
         max_count: Option<&Bound<'py, PyAny>>,
         reencode: bool,
     ) -> PyResult<Bound<'py, PyList>> {
-        let mut left = count_arg(max_count)?;
-        let list = PyList::empty(py);
-        let read = |reader: &mut Reader, left| {
-            let Some((chunk, run)) = reader.next_run(left, u64::MAX, true)? else { return Ok(None) };
-            let records = &chunk.records()[run.clone()];
-            let stale: Vec<bool> = records.iter().map(|record| reencode && is_stale(&chunk, record)).collect();
-            Ok(Some((chunk, run, stale)))
-        };
-        self.shared.whole(py, || {
-            while left > 0
-                && let Some((chunk, run, stale)) = self.shared.with(py, |reader| read(reader, left))?
-            {
-                left -= run.len();
-                for (record, stale) in chunk.records()[run].iter().zip(stale) {
-                    let payload = PyBytes::new(py, chunk.payload(record));
-                    let payload = if stale { with_term(&payload, record.term)? } else { payload.into_any() };
-                    list.append((record.frame.lsn, payload))?;
-                }
-            }
-            Ok(list)
-        })
+        let left = count_arg(max_count)?;
+        let next = |left| self.shared.with(py, |reader| tuple_run(reader, left, reencode));
+        Ok(self.shared.whole(py, || tuple_list(py, left, next))?.0)
     }
 
     /// The next records as a list of entries, at least one if there is one.
@@ -149,27 +140,9 @@ impl PyReader {
         max_count: Option<&Bound<'py, PyAny>>,
         max_bytes: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let mut left = count_arg(max_count)?;
-        let mut room = optional_u64_arg(max_bytes, "max_bytes")?.unwrap_or(u64::MAX);
-        let list = PyList::empty(py);
-        let mut first = true;
-        self.shared.whole(py, || {
-            while left > 0
-                && let Some((chunk, run)) = self.shared.with(py, |reader| reader.next_run(left, room, first))?
-            {
-                first = false;
-                left -= run.len();
-                for record in &chunk.records()[run] {
-                    list.append(PyEntry::of(py, &chunk, record))?;
-                    match room.checked_sub(record.frame.payload_len) {
-                        Some(rest) => room = rest,
-                        // The first entry alone is more than was asked for.
-                        None => left = 0,
-                    }
-                }
-            }
-            Ok(list)
-        })
+        let (left, room) = (count_arg(max_count)?, room_arg(max_bytes)?);
+        let next = |left, room, first| self.shared.with(py, |reader| reader.next_run(left, room, first));
+        Ok(self.shared.whole(py, || entry_list(py, left, room, next))?.0)
     }
 
     /// The next records as version 3 frames: (data, records, first LSN, last LSN).
@@ -323,21 +296,4 @@ pub fn copy_frames(
         CopyError::Read(error) => to_py(py, error, Some(&shared.path)),
         CopyError::Write(error) => to_py(py, error, Some(&path.clone().unbind())),
     })
-}
-
-fn count_arg(max_count: Option<&Bound<'_, PyAny>>) -> PyResult<usize> {
-    Ok(optional_u64_arg(max_count, "max_count")?.map_or(usize::MAX, |count| count.min(usize::MAX as u64) as usize))
-}
-
-/// Whether the payload is a `ChangeRecord` of another term than its frame's.
-fn is_stale(chunk: &Chunk, record: &Record) -> bool {
-    let payload = chunk.payload(record);
-    !ends_with_term(payload, record.term) && change_term(payload).is_some_and(|change| change.term != record.term)
-}
-
-fn with_term<'py>(payload: &Bound<'py, PyBytes>, term: u64) -> PyResult<Bound<'py, PyAny>> {
-    let py = payload.py();
-    let change = py.import("walspool.changes")?.getattr("ChangeRecord")?.call_method1("decode", (payload,))?;
-    let fields = [("term", term)].into_py_dict(py)?;
-    py.import("dataclasses")?.call_method("replace", (change,), Some(&fields))?.call_method0("encode")
 }

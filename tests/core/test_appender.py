@@ -218,7 +218,7 @@ def test_batches_hold_whole_frames_up_to_4_mib(writer: kit.Writer) -> None:
     stats = writer.appender.stats()
     assert (stats["flushes"], stats["appends"]) == (4, 5)
     assert stats["appended_bytes"] == 2 * len(half) + 10 + (5 << 20)
-    assert stats["records_per_flush_histogram"][:4] == [0, 3, 1, 0]
+    assert stats["records_per_flush_histogram"][:4] == (0, 3, 1, 0)
     assert sum(stats["sync_us_histogram"]) == 4
     assert 0 < stats["sync_ns_max"] <= stats["sync_ns_total"]
     assert len(stats["sync_us_histogram"]) == len(stats["records_per_flush_histogram"]) == 32

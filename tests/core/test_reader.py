@@ -123,6 +123,52 @@ def test_a_change_record_is_given_the_term_of_its_frame_where_that_is_asked_for(
     ]
 
 
+@pytest.mark.parametrize("since", [0, 1, 63, 64, 65, 199, 200, 201])
+def test_a_list_of_a_file_is_what_a_reader_gives_with_its_payloads_bytes(
+    core: ModuleType, tmp_path: Path, since: int
+) -> None:
+    change = b'{"term":4,"operation":"insert"}'
+    data = b"".join(kit.v3(lsn, change if lsn % 3 == 0 else b"x" * (lsn % 7), 5) for lsn in range(1, 201))
+    (path := tmp_path / "log").write_bytes(data)
+    file = kit.open_file(core, path)
+    report = core.scan_file(file, path)
+    for count, room in [(None, None), (0, None), (1, None), (70, None), (None, 0), (None, 40), (3, 1000)]:
+        reader = core.Reader(file, path, report, since_lsn=since)
+        entries = core.Reader(file, path, report, since_lsn=since).read_entries(count, room)
+        assert core.read_entries(file, path, report, since, count, room) == (
+            entries,
+            sum(len(each.payload) for each in entries),
+        )
+        tuples = reader.read_tuples(count, reencode=True)
+        assert core.read_tuples(file, path, report, since, count) == (tuples, sum(len(each) for _, each in tuples))
+
+
+def test_a_list_of_a_file_refuses_odd_arguments(core: ModuleType, tmp_path: Path) -> None:
+    (path := tmp_path / "log").write_bytes(kit.log(1, 9))
+    file = kit.open_file(core, path)
+    report = core.scan_file(file, path)
+    for read, names in ((core.read_tuples, ["max_count"]), (core.read_entries, ["max_count", "max_bytes"])):
+        for name in names:
+            with pytest.raises(ValueError, match=f"^{name} must be between 0 and"):
+                read(file, path, report, 0, **{name: -1})
+            with pytest.raises(TypeError, match=f"^{name} must be an int, not bool"):
+                read(file, path, report, 0, **{name: True})
+        with pytest.raises(TypeError, match=r"^since_lsn must be an int, not float"):
+            read(file, path, report, 1.0)
+
+
+def test_nothing_is_read_for_what_lies_above_all_records(core: ModuleType, tmp_path: Path) -> None:
+    data = kit.v1(7) + kit.v1(3)
+    (path := tmp_path / "log").write_bytes(data)
+    file = kit.open_file(core, path)
+    report = core.scan_file(file, path)
+    assert not report.ordered
+    os.truncate(path, 0)
+    assert core.read_tuples(file, path, report, 7) == ([], 0)
+    with pytest.raises(SpoolCorrupt):
+        core.read_tuples(file, path, report, 6)
+
+
 def test_an_end_before_the_prefixs(core: ModuleType, tmp_path: Path) -> None:
     assert lsns(reader_of(core, tmp_path, kit.log(1, 9), end=4 * SIZE).read_tuples()) == [1, 2, 3, 4]
     assert reader_of(core, tmp_path, kit.log(1, 9), end=0).read_tuples() == []

@@ -26,11 +26,12 @@ DIRECTION: list[tuple[str, str]] = [
     ),
     ("core.pure.flush", "errors core.pure.frame core.pure.frames core.pure.file core.pure.index"),
     ("core.pure.waiters", ""),
+    ("core.pure.waiting", "errors records core.pure.entry core.pure.index core.pure.reader core.pure.waiters"),
     ("core.pure.order", "errors records core.pure.change core.pure.frame"),
     (
         "core.pure.appender",
         "errors records core.pure.change core.pure.frame core.pure.frames core.pure.file core.pure.index "
-        "core.pure.flush core.pure.waiters core.pure.order",
+        "core.pure.flush core.pure.waiters core.pure.waiting core.pure.order",
     ),
     ("core.pure.inbox", "core.pure.appender core.pure.order"),
     (

@@ -15,6 +15,7 @@ import pytest
 
 import walspool
 from tests.spool.kit import PATIENCE_S, fill, payload
+from walspool.spool import prune
 
 Spool = walspool.LogicalWalSpool
 
@@ -93,6 +94,43 @@ def test_follow_over_a_prune_of_what_it_has_seen(log: Spool, follower: Spool) ->
     log.append(60, b"x")
     assert next(following).payload == b"x"
     del following
+
+
+def test_follow_refuses_what_a_prune_took_while_its_bytes_are_still_there(
+    core: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune, "_free_boundary", lambda segments: 0)
+    with walspool.open(tmp_path / "app.db") as log:
+        fill(log, 10)
+        following = log.follow(9)
+        assert next(following).lsn == 10
+        fill(log, 1)
+        assert next(following).lsn == 11
+        fill(log, 3)
+        log.prune_through(13)
+        with pytest.raises(walspool.LsnPruned):
+            next(following)
+
+
+def test_a_follower_that_waited_is_told_of_damage_behind_what_is_good(core: ModuleType, tmp_path: Path) -> None:
+    with walspool.open(tmp_path / "app.db") as log:
+        fill(log, 10)
+        following = log.follow(9)
+        assert next(following).lsn == 10
+        fill(log, 1)
+        assert next(following).lsn == 11
+        good = log.size_bytes
+        fill(log, 1)
+        bad = log.size_bytes
+        fill(log, 1)
+        with open(log.path, "r+b") as file:
+            file.seek(bad - 1)
+            last = file.read(1)
+            file.seek(bad - 1)
+            file.write(bytes([last[0] ^ 1]))
+        with pytest.raises(walspool.SpoolCorrupt) as caught:
+            next(following)
+        assert (caught.value.offset, caught.value.first_lsn) == (good, 12)
 
 
 def test_follow_behind_a_floor(log: Spool, follower: Spool) -> None:

@@ -13,6 +13,7 @@ name                   what it does
 ``ScanReport``         what is known of one file: the valid prefix, where and why it stops, what lies behind
 ``scan_file``          one read-only pass over a file
 ``Reader``             verified records of one file, as tuples, entries, or raw frames
+``read_tuples``        the first records above an LSN in one file, without a reader to go on with; ``read_entries``
 ``copy_frames``        the records of one file into another, re-framed as version 3 where they are not
 ``Appender``           the writer of the active file: order, batches, sync, mark, waiting for what is durable
 ``Inbox``              appends of asyncio tasks, for a thread to make durable; each result goes to an ``Outbox``
@@ -47,6 +48,8 @@ __all__ = [
     "encode_frame",
     "encode_sidecar",
     "name",
+    "read_entries",
+    "read_tuples",
     "scan",
     "scan_file",
 ]
@@ -71,6 +74,8 @@ if TYPE_CHECKING:
         encode_frame,
         encode_sidecar,
         name,
+        read_entries,
+        read_tuples,
         scan,
         scan_file,
     )

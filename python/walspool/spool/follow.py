@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from walspool.core import Entry
 
-__all__ = ["Followable", "LoopWaiter", "Wakeup", "afollow", "await_lsn_after", "follow", "remaining"]
+if TYPE_CHECKING:
+    from walspool.core import Appender, Reader
+
+__all__ = [
+    "Followable",
+    "LoopWaiter",
+    "ReadOn",
+    "Wakeup",
+    "afollow",
+    "await_lsn_after",
+    "follow",
+    "looking_again",
+    "reading_on",
+    "remaining",
+]
 
 #: After so many records an asyncio follower lets the loop have a look.
 _LOOP_EVERY = 512
+
+
+#: Waits for records above an LSN, for some seconds: the first of them, ``None`` when the time is over, and nothing
+#: where only a look at all of the log can tell.
+ReadOn: TypeAlias = Callable[[int, float | None], list[Entry] | None]
+
+#: How much one who has waited reads at once.
+_AT_ONCE = 128
+_AT_ONCE_BYTES = 256 << 10
 
 
 class Wakeup(Protocol):
@@ -41,8 +64,8 @@ class Followable(Protocol):
     def some_after(self, lsn: int, max_count: int, max_bytes: int) -> list[Entry]:
         """The first of them."""
 
-    def wait_for_lsn_after(self, since_lsn: int, timeout: float | None) -> bool:
-        """Whether there is more, after waiting for it up to ``timeout`` seconds."""
+    def reading_on(self, lsn: int) -> ReadOn:
+        """For one who has read everything up to ``lsn``."""
 
     def wakeup(self) -> Wakeup:
         """Something to wait on in an event loop."""
@@ -56,8 +79,28 @@ def follow(log: Followable, since_lsn: int, timeout: float | None) -> Iterator[E
             last = max(last, entry.lsn)
             yield entry
         last = _past_floor(log, last)
-        if not log.wait_for_lsn_after(last, timeout):
+        read_on = log.reading_on(last)
+        while entries := read_on(last, timeout):
+            for entry in entries:
+                last = entry.lsn
+                yield entry
+        if entries is None:
             return
+
+
+def reading_on(appender: Appender, reader: Reader, pruned_through: Callable[[], int]) -> ReadOn:
+    """With one reader that stays at the end of the appender's file: nothing is made anew for each record."""
+
+    def read_on(last: int, timeout: float | None) -> list[Entry] | None:
+        entries = appender.wait_entries(reader, last, timeout, _AT_ONCE, _AT_ONCE_BYTES)
+        return [] if entries and pruned_through() > last else entries
+
+    return read_on
+
+
+def looking_again(wait: Callable[[int, float | None], bool]) -> ReadOn:
+    """Without a reader: whoever has waited looks for himself."""
+    return lambda last, timeout: [] if wait(last, timeout) else None
 
 
 def _past_floor(log: Followable, last: int) -> int:

@@ -38,6 +38,12 @@ SEGMENT_BYTES = 64 << 20
 #: Zeros are written ahead only behind this many flushes, so that a log of a few records stays a small file.
 FILL_AFTER_FLUSHES = 64
 
+#: What an appender counts, of a log that is only read.
+_NOTHING_APPENDED: dict[str, Any] = {
+    **dict.fromkeys(("appends", "appended_bytes", "flushes", "sync_ns_total", "sync_ns_max"), 0),
+    **dict.fromkeys(("sync_us_histogram", "records_per_flush_histogram"), (0,) * 32),
+}
+
 StrPath = str | os.PathLike[str]
 _open_spools: weakref.WeakSet[LogicalWalSpool] = weakref.WeakSet()
 
@@ -194,6 +200,15 @@ class LogicalWalSpool(WritableLog):
                 watch.wait(left)
         return True
 
+    def reading_on(self, lsn: int) -> following.ReadOn:
+        """For one who has read everything up to ``lsn``: what waits for the next records and gives them."""
+        source = self._source()
+        if isinstance(source, WriterSegments):
+            active = source.snapshot().active
+            if active.report.base_lsn <= lsn:
+                return following.reading_on(source.appender, active.reader(lsn), lambda: source.state.pruned_through)
+        return following.looking_again(self.wait_for_lsn_after)
+
     def wakeup(self) -> following.Wakeup:
         """A descriptor that becomes readable when more is durable."""
         source = self._source()
@@ -214,24 +229,11 @@ class LogicalWalSpool(WritableLog):
         from walspool.spool.reports import SpoolStats
 
         source = self._source()
-        numbers: dict[str, Any] = {}
-        rotations = 0
+        rotations, numbers = 0, _NOTHING_APPENDED
         if isinstance(source, WriterSegments):
-            numbers = dict(source.appender.stats())
-            rotations = source.rotations
-        empty = (0,) * 32
+            rotations, numbers = source.rotations, source.appender.stats()
         return SpoolStats(
-            appends=numbers.get("appends", 0),
-            appended_bytes=numbers.get("appended_bytes", 0),
-            flushes=numbers.get("flushes", 0),
-            sync_ns_total=numbers.get("sync_ns_total", 0),
-            sync_ns_max=numbers.get("sync_ns_max", 0),
-            sync_us_histogram=tuple(numbers.get("sync_us_histogram", empty)),
-            records_per_flush_histogram=tuple(numbers.get("records_per_flush_histogram", empty)),
-            reads=self._reads,
-            read_bytes=self._read_bytes,
-            rotations=rotations,
-            prunes=self._prunes,
+            **numbers, reads=self._reads, read_bytes=self._read_bytes, rotations=rotations, prunes=self._prunes
         )
 
     # -- closing ------------------------------------------------------------------------------------------------
@@ -327,7 +329,10 @@ class LogicalWalSpool(WritableLog):
         return source
 
     def _snapshot(self) -> Snapshot:
-        return self._source().snapshot()
+        source = self._opened
+        if source is None or self._closed:
+            raise SpoolClosed(path=self._path)
+        return source.snapshot()
 
     def _source(self) -> WriterSegments | ReaderSegments:
         source = self._opened

@@ -159,14 +159,22 @@ class ReadableLog(ABC):
         The reference's read: a ChangeRecord whose term differs from its frame's is re-encoded with the frame's term,
         any other payload comes byte for byte. ``SpoolCorrupt`` where a durable record is damaged or lost.
         """
+        view, left = self._view_for(since_lsn), max_count
+        since, segments, hole = view.after(since_lsn)
         found: list[tuple[int, bytes]] = []
-        limit = _count("max_count", max_count)
-        readers = self._readers(since_lsn)
-        for reader in readers if limit != 0 else ():
-            found += reader.read_tuples(None if limit is None else limit - len(found), reencode=True)
-            if len(found) == limit:
-                break  # before the next reader is asked for: there may be a hole behind this one
-        self._read_bytes += sum([len(payload) for _, payload in found])
+        for path, file, report in segments:
+            more, size = core.read_tuples(file, path, report, since, left)
+            self._read_bytes += size
+            if found:
+                found += more
+            else:
+                found = more
+            if left is not None:
+                left -= len(more)
+                if left == 0:
+                    return found  # there may be a hole behind
+        if hole is not None and left != 0:
+            raise view.lost(since, hole)
         return found
 
     def read_entries(
@@ -176,14 +184,24 @@ class ReadableLog(ABC):
 
         The first comes whatever its size. With ``max_bytes`` a call ends where a segment does, too.
         """
+        view, left = self._view_for(since_lsn), max_count
+        since, segments, hole = view.after(since_lsn)
         found: list[core.Entry] = []
-        limit, room = _count("max_count", max_count), _count("max_bytes", max_bytes)
-        readers = self._readers(since_lsn)
-        for reader in readers if limit != 0 else ():
-            found += reader.read_entries(None if limit is None else limit - len(found), room)
-            if len(found) == limit or (room is not None and found):
-                break
-        self._read_bytes += sum([len(each.payload) for each in found])
+        for path, file, report in segments:
+            more, size = core.read_entries(file, path, report, since, left, max_bytes)
+            self._read_bytes += size
+            if max_bytes is not None and more:
+                return more
+            if found:
+                found += more
+            else:
+                found = more
+            if left is not None:
+                left -= len(more)
+                if left == 0:
+                    return found
+        if hole is not None and left != 0:
+            raise view.lost(since, hole)
         return found
 
     def entries(self, since_lsn: int = 0) -> Iterator[core.Entry]:
@@ -249,6 +267,10 @@ class ReadableLog(ABC):
     def wait_for_lsn_after(self, since_lsn: int, timeout: float | None) -> bool:
         """Wait until the log is past ``since_lsn``: True, or False after ``timeout`` seconds. Decodes nothing."""
 
+    @abstractmethod
+    def reading_on(self, lsn: int) -> following.ReadOn:
+        """For one who has read everything up to ``lsn``: what waits for the next records and gives them."""
+
     async def await_lsn_after(self, since_lsn: int) -> bool:
         """``wait_for_lsn_after`` for asyncio, without a thread and without a limit."""
         return await following.await_lsn_after(self, check_u64("since_lsn", since_lsn))
@@ -276,9 +298,14 @@ class ReadableLog(ABC):
     def _files(self) -> SpoolFiles:
         return SpoolFiles(self._path)
 
-    def _readers(self, since_lsn: int) -> Iterator[core.Reader]:
+    def _view_for(self, since_lsn: int) -> Snapshot:
+        """The log as it is now, for a read of the records above ``since_lsn``."""
+        check_u64("since_lsn", since_lsn)
         self._reads += 1
-        return self._snapshot().readers(check_u64("since_lsn", since_lsn))
+        return self._snapshot()
+
+    def _readers(self, since_lsn: int) -> Iterator[core.Reader]:
+        return self._view_for(since_lsn).readers(since_lsn)
 
     def _counted(self, since_lsn: int) -> Iterator[core.Reader]:
         return self._count_bytes(self._readers(since_lsn))

@@ -7,7 +7,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from walspool.spool.reports import SegmentInfo
 
 __all__ = ["Segment", "Snapshot", "WriterSegments", "load_sidecar", "open_file", "position_of", "write_sidecar"]
+
+#: The first and the last LSN of a lost range.
+Hole = tuple[int, int]
 
 #: Fields of the state that two callers may want to raise at a time.
 _RISING = frozenset({"lsn_floor", "term", "fence", "pruned_through", "sealed_through"})
@@ -125,28 +128,38 @@ class Snapshot(NamedTuple):
         """All segments, oldest first."""
         return (*self.sealed, self.active)
 
+    def after(self, since_lsn: int) -> tuple[int, tuple[Segment, ...], Hole | None]:
+        """Where all records above ``since_lsn`` are: the LSN to read from, their segments, a hole behind those."""
+        sealed, active, state = self
+        since = since_lsn if since_lsn > state.pruned_through else state.pruned_through
+        segments: tuple[Segment, ...] = (active,)
+        # no segment's highest LSN is below that of the one before it
+        if sealed and sealed[-1].report.highest_lsn > since:
+            segments = (*sealed[bisect_right(sealed, since, key=_highest_lsn) :], active)
+        if not state.holes:
+            return since, segments, None
+        hole = next((each for each in state.holes if each[1] > since), None)
+        if hole is not None:
+            first = hole[0]
+            segments = tuple(takewhile(lambda each: (each.report.first_lsn or 0) <= first, segments))
+        return since, segments, hole
+
     def readers(self, since_lsn: int) -> Iterator[core.Reader]:
         """Readers that together give all records above ``since_lsn``; a lost range on the way is an error."""
-        sealed, active, state = self
-        since = max(since_lsn, state.pruned_through)
-        holes = [hole for hole in state.holes if hole[1] > since] if state.holes else None
-        # no segment's highest LSN is below that of the one before it
-        first = bisect_right(sealed, since, key=_highest_lsn) if sealed else 0
-        for segment in (*sealed[first:], active):
-            known = segment.report
-            if known.records == 0 or known.highest_lsn <= since:
-                continue
-            if holes and known.first_lsn is not None and known.first_lsn > holes[0][0]:
-                break
+        since, segments, hole = self.after(since_lsn)
+        for segment in segments:
             yield segment.reader(since)
-        if holes:
-            first, last = holes[0]
-            raise SpoolCorrupt(
-                path=self.active.path,
-                reason="acknowledged records are lost",
-                first_lsn=max(first, since + 1),
-                last_lsn=last,
-            )
+        if hole is not None:
+            raise self.lost(since, hole)
+
+    def lost(self, since_lsn: int, hole: Hole) -> SpoolCorrupt:
+        """What a read of the records above ``since_lsn`` ends with where it comes to ``hole``."""
+        return SpoolCorrupt(
+            path=self.active.path,
+            reason="acknowledged records are lost",
+            first_lsn=max(hole[0], since_lsn + 1),
+            last_lsn=hole[1],
+        )
 
     def oldest_lsn(self) -> int | None:
         """The first record that is not pruned."""
@@ -270,6 +283,9 @@ class WriterSegments:
 
     def snapshot(self) -> Snapshot:
         """The log as it is now, up to what is durable."""
+        # Without the lock: what is published meanwhile is the same log or a later one.
+        if self.appender.durable_lsn == self._view_durable_lsn:
+            return self._view
         with self._view_lock:
             durable = self.appender.durable_lsn  # before the summary, which may already know of more
             if durable != self._view_durable_lsn:

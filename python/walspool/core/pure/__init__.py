@@ -9,7 +9,7 @@ from walspool.core.pure.file import File
 from walspool.core.pure.frame import crc32, decode_frame, encode_frame
 from walspool.core.pure.inbox import Inbox, Outbox
 from walspool.core.pure.index import Index, ScanReport, decode_sidecar, encode_sidecar
-from walspool.core.pure.reader import ArrowStream, Reader, copy_frames
+from walspool.core.pure.reader import ArrowStream, Reader, copy_frames, read_entries, read_tuples
 from walspool.core.pure.scan import build_seek_index, scan, scan_file
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
     "encode_frame",
     "encode_sidecar",
     "name",
+    "read_entries",
+    "read_tuples",
     "scan",
     "scan_file",
 ]

@@ -14,6 +14,7 @@ from walspool.core.pure.frames import RawFrame, split_frames
 from walspool.core.pure.index import Prefix, ScanReport
 from walspool.core.pure.order import Checked, check_all, check_start, checked, following
 from walspool.core.pure.waiters import Waiters
+from walspool.core.pure.waiting import Waited
 from walspool.errors import SpoolClosed, SpoolPoisoned, WalspoolError
 from walspool.records import check_u64
 
@@ -22,7 +23,7 @@ __all__ = ["Appender"]
 _Result = TypeVar("_Result")
 
 
-class Appender:
+class Appender(Waited):
     """One for the life of a writer. Any number of threads may use it; appends go one after the other."""
 
     def __init__(
@@ -99,7 +100,7 @@ class Appender:
         self._own()
         return Prefix.of(self._flusher.durable).report()
 
-    def stats(self) -> dict[str, int | list[int]]:
+    def stats(self) -> dict[str, Any]:
         """Counters since the start, and histograms of sync time and of records per flush."""
         self._own()
         return self._flusher.stats()
@@ -421,26 +422,6 @@ class Appender:
     def abandon(self) -> None:
         """Refuse every call from now on: this is the copy in a forked child. No lock is taken, nothing is written."""
         self._abandoned = True
-
-    def wait_lsn(self, since_lsn: int, timeout: float | None) -> bool:
-        """Wait until ``durable_lsn`` is above ``since_lsn``; false when ``timeout`` seconds have passed before."""
-        check_u64("since_lsn", since_lsn)
-
-        def passed() -> bool:
-            self._alive()
-            return self.durable_lsn > since_lsn
-
-        return self._waiters.wait(passed, timeout)
-
-    def add_listener(self, fd: int) -> None:
-        """Write a 1 to the eventfd ``fd`` whenever there may be something new."""
-        self._own()
-        self._waiters.add(fd)
-
-    def remove_listener(self, fd: int) -> None:
-        """End that; no write to ``fd`` is under way on return."""
-        self._own()
-        self._waiters.remove(fd)
 
 
 def _take_frame(batch: Batch, frame: RawFrame) -> bool:

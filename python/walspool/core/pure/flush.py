@@ -302,8 +302,8 @@ class Flusher:
         """Counters and histograms."""
         return {
             **self._counts,
-            "sync_us_histogram": list(self._sync_us),
-            "records_per_flush_histogram": list(self._records_per_flush),
+            "sync_us_histogram": tuple(self._sync_us),
+            "records_per_flush_histogram": tuple(self._records_per_flush),
         }
 
 

@@ -27,7 +27,7 @@ from walspool.core.pure.index import Prefix, ScanReport
 from walspool.errors import SpoolCorrupt
 from walspool.records import MAX_U64, check_u64
 
-__all__ = ["ArrowStream", "Reader", "copy_frames"]
+__all__ = ["ArrowStream", "Reader", "copy_frames", "read_entries", "read_tuples", "refuse_odd"]
 
 _CHUNK: Final = 256 << 10
 _COPY_BYTES: Final = 1 << 20
@@ -65,7 +65,7 @@ class Reader:
         if checkpoint is not None:
             lsn, self._offset, self._wide = checkpoint
             self._last = max(lsn - 1, 0)
-        if report.ordered and since_lsn >= report.highest_lsn:
+        if since_lsn >= report.highest_lsn:
             self._offset = limit
 
     @property
@@ -77,6 +77,15 @@ class Reader:
     def base_lsn(self) -> int:
         """The highest LSN before this file."""
         return self._report.base_lsn
+
+    def extend(self, report: ScanReport) -> bool:
+        """Go on to the end of what ``report`` knows by now, if that is of the same file; false if not."""
+        if report.index is not self._report.index:
+            return False
+        self._report = report
+        self._end = max(self._end, report.valid_bytes)
+        self._window = Window(self._file, self._path, self._end, chunk=_CHUNK, hold=self._end)
+        return True
 
     def tuple_runs(self) -> Iterator[Iterable[tuple[int, bytes]]]:
         """The records as (lsn, payload) in short lists; behind a failure comes an iterator that raises it."""
@@ -301,6 +310,36 @@ def _with_term(payload: bytes, term: int) -> bytes:
     if change is None or change[0] == term:
         return payload
     return ChangeRecord.decode(payload).with_term(term).encode()
+
+
+def read_tuples(
+    file: File, path: StrPath, report: ScanReport, since_lsn: int, max_count: int | None = None
+) -> tuple[list[tuple[int, bytes]], int]:
+    """The first records above ``since_lsn`` as ``Reader.read_tuples`` re-encodes them, and their bytes of payload."""
+    refuse_odd(max_count=max_count)
+    records = Reader(file, path, report, since_lsn=since_lsn).read_tuples(max_count, reencode=True)
+    return records, sum([len(payload) for _, payload in records])
+
+
+def read_entries(
+    file: File,
+    path: StrPath,
+    report: ScanReport,
+    since_lsn: int,
+    max_count: int | None = None,
+    max_bytes: int | None = None,
+) -> tuple[list[Entry], int]:
+    """The first records above ``since_lsn`` as ``Reader.read_entries`` gives them, and their bytes of payload."""
+    refuse_odd(max_count=max_count, max_bytes=max_bytes)
+    entries = Reader(file, path, report, since_lsn=since_lsn).read_entries(max_count, max_bytes)
+    return entries, sum([len(each.payload) for each in entries])
+
+
+def refuse_odd(**limits: int | None) -> None:
+    """Refuse what can't be a count or a number of bytes; ``None`` is no limit."""
+    for name, value in limits.items():
+        if value is not None:
+            check_u64(name, value)
 
 
 def copy_frames(
