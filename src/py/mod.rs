@@ -12,6 +12,7 @@ mod functions;
 mod inbox;
 mod reader;
 mod report;
+mod sealed;
 
 use pyo3::prelude::*;
 
@@ -37,6 +38,8 @@ mod _native {
     use super::reader::{EntryRuns, PyReader, TupleRuns, copy_frames};
     #[pymodule_export]
     use super::report::{PyIndex, PyScanReport};
+    #[pymodule_export]
+    use super::sealed::open_sealed;
 
     use super::{Bound, PyModule, PyResult};
     use pyo3::types::PyModuleMethods;
