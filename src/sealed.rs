@@ -62,6 +62,7 @@ pub fn open_sealed(
     if names.len() < TWO_THREADS {
         work();
     } else {
+        all.directory.make_room(names.len() + 4);
         thread::scope(|scope| {
             // Where there is no thread to be had, one does it alone.
             let _ = Builder::new().spawn_scoped(scope, work);

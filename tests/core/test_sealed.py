@@ -41,9 +41,10 @@ def test_each_is_opened_with_what_its_sidecar_says(
     core: ModuleType, tmp_path: Path, segments: int, write: bool
 ) -> None:
     paths = make(core, tmp_path, segments)
-    for number, (path, (file, report, prev_lsn)) in enumerate(
-        zip(paths, opened(core, tmp_path, paths, write=write), strict=True)
-    ):
+    before = len(os.listdir("/proc/self/fd"))
+    found = opened(core, tmp_path, paths, write=write)
+    assert len(os.listdir("/proc/self/fd")) == before + segments
+    for number, (path, (file, report, prev_lsn)) in enumerate(zip(paths, found, strict=True)):
         assert (file.path, prev_lsn, report.first_lsn) == (path, number * 3, number * 3 + 1)
         assert kit.facts(report) == kit.facts(core.decode_sidecar(Path(f"{path}.idx").read_bytes())[2])
         assert os.fstat(file.fileno()).st_ino == os.stat(path).st_ino
