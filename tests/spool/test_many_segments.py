@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -31,18 +32,27 @@ def _descriptors() -> set[int]:
     return {int(each) for each in os.listdir("/proc/self/fd")}
 
 
-@pytest.mark.parametrize("read_only", [False, True])
-def test_too_few_descriptors_are_an_error_with_a_name(many: SpoolFiles, tmp_path: Path, read_only: bool) -> None:
+@contextlib.contextmanager
+def _descriptors_limited_to(count: int) -> Iterator[None]:
+    """Within the block this process can have so many descriptors more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    before = _descriptors()
-    limit = [number for number in range(10_000) if number not in before][SEGMENTS // 2]
+    taken = _descriptors()
+    limit = [number for number in range(10_000) if number not in taken][count]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
-        walspool.open(tmp_path / "db", read_only=read_only)
-    except OSError as error:
-        found = error.errno, error.filename
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_too_few_descriptors_are_an_error_with_a_name(many: SpoolFiles, tmp_path: Path, read_only: bool) -> None:
+    before = _descriptors()
+    with _descriptors_limited_to(SEGMENTS // 2):
+        try:
+            walspool.open(tmp_path / "db", read_only=read_only)
+        except OSError as error:
+            found = error.errno, error.filename
     assert found[0] == errno.EMFILE
     assert str(found[1]).startswith(str(many.active))
     assert _descriptors() == before  # at once, and not when garbage is collected
@@ -72,7 +82,12 @@ def _first_bad_byte(path: Path) -> None:
     path.write_bytes(data[:-1])
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, _first_bad_byte])
+def _both_gone(path: Path) -> None:
+    path.unlink()
+    Path(f"{path}.idx").unlink()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, _both_gone, _first_bad_byte])
 def test_one_that_is_lost_or_damaged_is_a_hole(
     many: SpoolFiles, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -96,13 +111,13 @@ def _goes_on_behind(log: walspool.LogicalWalSpool, lost: int) -> bool:
 
 
 def test_segments_behind_the_prune_boundary_go(many: SpoolFiles, tmp_path: Path) -> None:
-    """As after a crash between a prune's state and its unlinks."""
+    """As after a crash between a prune's state and its unlinks. They take no descriptors from those that stay."""
     aside = {path: path.read_bytes() for each in many.list_sealed()[:80] for path in (each, many.sidecar(each))}
     with walspool.open(tmp_path / "db", segment_bytes=300) as log:
         log.prune_through(320)
         assert len(log.segments) == SEGMENTS - 80
     for path, data in aside.items():
         path.write_bytes(data)
-    with walspool.open(tmp_path / "db", segment_bytes=300) as log:
+    with _descriptors_limited_to(SEGMENTS // 2), walspool.open(tmp_path / "db", segment_bytes=300) as log:
         assert (log.recovery.verdict, log.record_count, log.oldest_lsn) == ("clean", RECORDS - 320, 321)
     assert not any(path.exists() for path in aside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from itertools import repeat
 from operator import le, lt
@@ -24,6 +25,9 @@ MAX_BATCH_BYTES = 4 << 20
 
 #: How often a reader looks at a mark that it can't read before it takes it for none.
 READER_MARK_TRIES = 50
+
+#: What the system says when it has no more descriptors.
+_USED_UP = (errno.EMFILE, errno.ENFILE)
 
 
 class Sealed(NamedTuple):
@@ -167,6 +171,8 @@ def _look_at_sealed(found: Inspection, listed: Listing, *, write: bool, thorough
         opened = core.open_sealed(files.directory, listed.sealed, SIDECAR_SUFFIX, spool_id, write=write)
         if _take_all(found, listed.sealed, opened):
             opened = ()
+        elif any(isinstance(each, OSError) and each.errno in _USED_UP for each in opened):
+            opened = repeat(None)  # one by one they may do, for those that a prune left are let go of at once
     highest = 0
     for path, known in zip(listed.sealed, opened, strict=False):
         if isinstance(known, OSError):
