@@ -41,9 +41,8 @@ def test_each_is_opened_with_what_its_sidecar_says(
     core: ModuleType, tmp_path: Path, segments: int, write: bool
 ) -> None:
     paths = make(core, tmp_path, segments)
-    before = len(os.listdir("/proc/self/fd"))
     found = opened(core, tmp_path, paths, write=write)
-    assert len(os.listdir("/proc/self/fd")) == before + segments
+    assert kit.held_open(tmp_path) == paths
     for number, (path, (file, report, prev_lsn)) in enumerate(zip(paths, found, strict=True)):
         assert (file.path, prev_lsn, report.first_lsn) == (path, number * 3, number * 3 + 1)
         assert kit.facts(report) == kit.facts(core.decode_sidecar(Path(f"{path}.idx").read_bytes())[2])
@@ -117,10 +116,9 @@ def test_what_does_not_fit_is_left_to_a_closer_look(
 ) -> None:
     paths = make(core, tmp_path, 3)
     change(Path(paths[1]))
-    before = len(os.listdir("/proc/self/fd"))
     first, second, third = opened(core, tmp_path, paths)
     assert (first[1].first_lsn, second, third[1].first_lsn) == (1, None, 7)
-    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert kit.held_open(tmp_path) == [paths[0], paths[2]]
 
 
 def _refused(path: Path) -> None:

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import walspool
+from tests.core.kit import held_open
 from tests.spool.kit import fill, holds
 from walspool.spool.files import SpoolFiles
 
@@ -28,15 +29,11 @@ def many(core: ModuleType, tmp_path: Path) -> SpoolFiles:
     return SpoolFiles(walspool.LogicalWalSpool.path_for(tmp_path / "db"))
 
 
-def _descriptors() -> set[int]:
-    return {int(each) for each in os.listdir("/proc/self/fd")}
-
-
 @contextlib.contextmanager
 def _descriptors_limited_to(count: int) -> Iterator[None]:
     """Within the block this process can have so many descriptors more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = _descriptors()
+    taken = {int(each) for each in os.listdir("/proc/self/fd")}
     limit = [number for number in range(10_000) if number not in taken][count]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
@@ -47,7 +44,6 @@ def _descriptors_limited_to(count: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_too_few_descriptors_are_an_error_with_a_name(many: SpoolFiles, tmp_path: Path, read_only: bool) -> None:
-    before = _descriptors()
     with _descriptors_limited_to(SEGMENTS // 2):
         try:
             walspool.open(tmp_path / "db", read_only=read_only)
@@ -55,7 +51,7 @@ def test_too_few_descriptors_are_an_error_with_a_name(many: SpoolFiles, tmp_path
             found = error.errno, error.filename
     assert found[0] == errno.EMFILE
     assert str(found[1]).startswith(str(many.active))
-    assert _descriptors() == before  # at once, and not when garbage is collected
+    assert held_open(tmp_path) == []  # at once, and not when garbage is collected
     with walspool.open(tmp_path / "db", read_only=read_only) as log:
         assert log.recovery.verdict == "clean"
         assert holds(log, 1, RECORDS)
