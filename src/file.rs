@@ -3,7 +3,7 @@
 //! They call the C library, so that a preloaded one can make any of them fail. An interrupted call is repeated, a
 //! short one continued. Nothing here is atomic, and nothing is durable before a sync has returned.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -46,18 +46,35 @@ impl File {
 
     /// Opens the regular file at `path` for reading.
     pub fn open(path: &Path) -> Result<Self> {
-        let path = CString::new(path.as_os_str().as_bytes())
-            .map_err(|_| CoreError::Os { errno: libc::EINVAL, call: "open" })?;
-        // Without O_NONBLOCK a FIFO would wait for a writer.
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
-        // SAFETY: `path` is a NUL-terminated string that outlives the call.
-        let fd = retry("open", || i64::from(unsafe { libc::open(path.as_ptr(), flags) }))?;
-        // SAFETY: the call above has just returned this descriptor, so nobody else owns it.
-        let file = Self { fd: unsafe { OwnedFd::from_raw_fd(fd as RawFd) } };
+        let file = Self::open_any(None, &c_string(path)?, false)?;
         match file.stat()?.kind {
             Kind::Regular => Ok(file),
             Kind::Directory => Err(CoreError::Os { errno: libc::EISDIR, call: "open" }),
             Kind::Other => Err(CoreError::Os { errno: libc::ESPIPE, call: "open" }),
+        }
+    }
+
+    /// Opens whatever is at `path`, seen from `directory`, for reading, with `write` for writing, too.
+    pub fn open_any(directory: Option<&Self>, path: &CStr, write: bool) -> Result<Self> {
+        let at = directory.map_or(libc::AT_FDCWD, Self::fileno);
+        let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
+        // Without O_NONBLOCK a FIFO would wait for a writer.
+        let flags = access | libc::O_CLOEXEC | libc::O_NONBLOCK;
+        // SAFETY: `path` is a NUL-terminated string that outlives the call.
+        let fd = retry("open", || i64::from(unsafe { libc::openat(at, path.as_ptr(), flags) }))?;
+        // SAFETY: the call above has just returned this descriptor, so nobody else owns it.
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd as RawFd) } })
+    }
+
+    /// Makes room for so many more descriptors, if the system lets it; to be called before a thread is started. With
+    /// more than one thread the system's table of them grows by waiting 10 ms for all processors, again and again.
+    pub fn make_room(&self, count: usize) {
+        let above = libc::c_int::try_from(count).unwrap_or(libc::c_int::MAX).saturating_add(self.fileno());
+        // SAFETY: no memory is involved. No safe interface asks for a number.
+        let fd = unsafe { libc::fcntl(self.fileno(), libc::F_DUPFD_CLOEXEC, above) };
+        if fd >= 0 {
+            // SAFETY: the call above has just returned this descriptor, so nobody else owns it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
         }
     }
 
@@ -113,20 +130,26 @@ impl File {
         into.reserve(count);
         let mut done = 0;
         while done < count {
-            let at = position(offset + done as u64, "pread")?;
-            let spare = into.spare_capacity_mut();
-            let want = (count - done).min(spare.len());
-            // SAFETY: `spare` is writable memory of at least `want` bytes.
-            let got =
-                retry("pread", || unsafe { libc::pread(self.fileno(), spare.as_mut_ptr().cast(), want, at) as i64 })?;
+            let got = self.read_some(into, count - done, offset + done as u64)?;
             if got == 0 {
                 break;
             }
-            // SAFETY: the call has filled `got` bytes of the spare capacity.
-            unsafe { into.set_len(into.len() + got as usize) };
-            done += got as usize;
+            done += got;
         }
         Ok(done)
+    }
+
+    /// One read: appends up to `count` bytes from `offset` on to `into`, perhaps fewer; none at the end of the file.
+    pub fn read_some(&self, into: &mut Vec<u8>, count: usize, offset: u64) -> Result<usize> {
+        into.reserve(count);
+        let at = position(offset, "pread")?;
+        let spare = into.spare_capacity_mut();
+        let want = count.min(spare.len());
+        // SAFETY: `spare` is writable memory of at least `want` bytes.
+        let got = retry("pread", || unsafe { libc::pread(self.fileno(), spare.as_mut_ptr().cast(), want, at) as i64 })?;
+        // SAFETY: the call has filled `got` bytes of the spare capacity.
+        unsafe { into.set_len(into.len() + got as usize) };
+        Ok(got as usize)
     }
 
     /// Writes all of `bytes` at `offset`. After an error any part of them may be there.
@@ -192,6 +215,11 @@ impl File {
     pub fn sync_data(&self) -> Result<()> {
         self.sync_all()
     }
+}
+
+/// A path as the C library takes it.
+pub fn c_string(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| CoreError::Os { errno: libc::EINVAL, call: "open" })
 }
 
 fn position(offset: u64, call: &'static str) -> Result<libc::off_t> {

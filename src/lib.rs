@@ -22,4 +22,5 @@ pub mod index;
 mod py;
 pub mod reader;
 pub mod scan;
+pub mod sealed;
 pub mod sync;

@@ -40,6 +40,7 @@ __all__ = [
     "encode_frame",
     "encode_sidecar",
     "name",
+    "open_sealed",
     "read_entries",
     "read_tuples",
     "scan",
@@ -87,6 +88,15 @@ def encode_sidecar(spool_id: bytes, prev_lsn: int, report: ScanReport, extra: by
 
 def decode_sidecar(data: Buffer) -> tuple[bytes, int, ScanReport, bytes]:
     """``(spool_id, prev_lsn, report, extra)`` of a sidecar; ``ValueError`` with the reason when it is none."""
+
+def open_sealed(
+    directory: _Path, paths: Sequence[str], suffix: str, spool_id: bytes, *, write: bool = False
+) -> list[tuple[File, ScanReport, int] | OSError | None]:
+    """Open the sealed segments in ``directory`` that are as their sidecars say: ``(file, report, prev_lsn)``.
+
+    A sidecar's name has the ``suffix``. Compared are spool, size and last checksum; what does not fit is ``None``,
+    a call that failed its error. Detached from the interpreter; many are opened by two threads.
+    """
 
 def read_tuples(
     file: File, path: _Path, report: ScanReport, since_lsn: int, max_count: int | None = None

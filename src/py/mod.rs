@@ -14,6 +14,7 @@ mod inbox;
 mod lists;
 mod reader;
 mod report;
+mod sealed;
 
 use pyo3::prelude::*;
 
@@ -41,6 +42,8 @@ mod _native {
     use super::reader::{EntryRuns, PyReader, TupleRuns, copy_frames};
     #[pymodule_export]
     use super::report::{PyIndex, PyScanReport};
+    #[pymodule_export]
+    use super::sealed::open_sealed;
 
     use super::{Bound, PyModule, PyResult};
     use pyo3::types::PyModuleMethods;

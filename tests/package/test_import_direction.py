@@ -20,6 +20,7 @@ DIRECTION: list[tuple[str, str]] = [
     ("core.pure.frames", "errors core.pure.frame"),
     ("core.pure.index", ""),
     ("core.pure.scan", "core.pure.frame core.pure.file core.pure.index"),
+    ("core.pure.sealed", "core.pure.file core.pure.index"),
     (
         "core.pure.reader",
         "changes errors records core.pure.change core.pure.entry core.pure.frame core.pure.file core.pure.index",
@@ -37,7 +38,7 @@ DIRECTION: list[tuple[str, str]] = [
     (
         "core.pure",
         "core.pure.change core.pure.entry core.pure.frame core.pure.file core.pure.index core.pure.scan "
-        "core.pure.reader core.pure.appender core.pure.inbox",
+        "core.pure.sealed core.pure.reader core.pure.appender core.pure.inbox",
     ),
     # The scan is a function there, of its module's name.
     ("core", "errors core.pure core.pure.scan"),

@@ -19,6 +19,7 @@ name                   what it does
 ``Inbox``              appends of asyncio tasks, for a thread to make durable; each result goes to an ``Outbox``
 ``Outbox``             where an event loop finds the results of its appends
 ``encode_sidecar``     the index sidecar of a sealed file, and ``decode_sidecar`` back
+``open_sealed``        many sealed files that are as their sidecars say, in one call
 ``change_term``        whether a payload is a ChangeRecord, and of which term
 =====================  ==============================================================================================
 """
@@ -48,6 +49,7 @@ __all__ = [
     "encode_frame",
     "encode_sidecar",
     "name",
+    "open_sealed",
     "read_entries",
     "read_tuples",
     "scan",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
         encode_frame,
         encode_sidecar,
         name,
+        open_sealed,
         read_entries,
         read_tuples,
         scan,

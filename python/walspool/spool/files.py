@@ -10,10 +10,13 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from walspool.errors import SpoolCorrupt
 
 __all__ = [
+    "SIDECAR_SUFFIX",
+    "Listing",
     "SpoolFiles",
     "create",
     "make_directories",
@@ -38,6 +41,8 @@ __all__ = [
 #: The reference's name for a data path without a file name.
 DEFAULT_NAME = "reddb.rdb"
 CHUNK = 1 << 20
+#: What the name of a sealed segment's sidecar ends with.
+SIDECAR_SUFFIX = ".idx"
 
 _FULLFSYNC: Callable[[int], object] | None = None
 if sys.platform == "darwin":
@@ -90,6 +95,17 @@ def no_room(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+class Listing(NamedTuple):
+    """What there is of sealed segments."""
+
+    #: Their paths, oldest first, as text: a ``Path`` for each takes about as long as to open it.
+    sealed: list[str]
+    #: Each sidecar without its segment, beside that one's name.
+    orphans: list[tuple[Path, Path]]
+    #: Half-written replacements that a crash left; nothing relies on them.
+    leftovers: list[Path]
+
+
 class SpoolFiles:
     """The names of all files of the spool whose active segment is ``active``."""
 
@@ -120,7 +136,7 @@ class SpoolFiles:
 
     def sidecar(self, segment: Path) -> Path:
         """The index sidecar of a sealed segment."""
-        return segment.with_name(segment.name + ".idx")
+        return segment.with_name(segment.name + SIDECAR_SUFFIX)
 
     def rewrite(self, segment: Path) -> Path:
         """Where a segment is written anew before it takes its old name."""
@@ -136,35 +152,40 @@ class SpoolFiles:
 
     def _names(self) -> list[str]:
         try:
-            return sorted(os.listdir(self.directory))
+            return os.listdir(self.directory)
         except FileNotFoundError:
             return []
 
     def _matching(self, pattern: re.Pattern[str], end: str = "") -> list[Path]:
         """The files whose names match; of many names, those without the ``end`` are sorted out faster by it."""
         names = [each for each in self._names() if each.endswith(end)]
-        return [self.directory / each for each in names if pattern.fullmatch(each)]
+        return [self.directory / each for each in sorted(names) if pattern.fullmatch(each)]
+
+    def _sealed(self, names: list[str]) -> list[str]:
+        size = len(self.active.name) + 21  # the length first: it tells them from their sidecars faster than the pattern
+        return sorted(filter(self._sealed_name.fullmatch, [each for each in names if len(each) == size]))
 
     def list_sealed(self) -> list[Path]:
         """The sealed segments there are, oldest first."""
-        return self._matching(self._sealed_name)
+        return [self.directory / each for each in self._sealed(self._names())]
 
     def list_sidecars(self) -> list[Path]:
         """The sidecars there are."""
-        return self._matching(self._sidecar_name, ".idx")
+        return self._matching(self._sidecar_name, SIDECAR_SUFFIX)
 
-    def list_segments(self) -> tuple[list[Path], list[tuple[Path, Path]]]:
-        """The sealed segments there are, oldest first, and each sidecar without its segment, beside that one's name."""
+    def list_segments(self) -> Listing:
+        """The sealed segments there are and what else lies beside them, in one look."""
         names = self._names()
-        sealed = [each for each in names if self._sealed_name.fullmatch(each)]
-        beside = {f"{each}.idx" for each in sealed}
-        orphans = [each for each in names if each not in beside and self._sidecar_name.fullmatch(each)]
-        pairs = [(self.directory / each, self.directory / each.removesuffix(".idx")) for each in orphans]
-        return [self.directory / each for each in sealed], pairs
-
-    def list_leftovers(self) -> list[Path]:
-        """Half-written replacements that a crash left; nothing relies on them."""
-        return self._matching(self._leftover_name, ".tmp")
+        sealed = self._sealed(names)
+        others = set(names).difference(sealed, [each + SIDECAR_SUFFIX for each in sealed])
+        orphans = sorted(filter(self._sidecar_name.fullmatch, others))
+        leftovers = sorted(filter(self._leftover_name.fullmatch, others))
+        start = str(self.active).removesuffix(self.active.name)
+        return Listing(
+            [start + each for each in sealed],
+            [(self.directory / each, self.directory / each.removesuffix(SIDECAR_SUFFIX)) for each in orphans],
+            [self.directory / each for each in leftovers],
+        )
 
     def list_aside(self) -> list[Path]:
         """Files that ``restart_at`` set aside."""

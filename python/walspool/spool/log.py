@@ -146,7 +146,9 @@ class LogicalWalSpool(WritableLog):
                 done.active.report,
                 mark=(done.mark_file, done.mark.sector),
                 segment_bytes=segment_bytes,
-                floor_lsn=max(done.state.lsn_floor, *(each.report.highest_lsn for each in (*done.sealed, done.active))),
+                floor_lsn=max(
+                    done.state.lsn_floor, *(each.report.highest_lsn for each in (*done.sealed[-1:], done.active))
+                ),
                 term=done.state.term,
                 fill_after=FILL_AFTER_FLUSHES,
             )

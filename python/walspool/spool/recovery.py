@@ -53,21 +53,21 @@ def recover(files: SpoolFiles, lock: WriterLock, *, strict: bool, thorough: bool
     _sweep(found)
     active, cut_active = _mend_active(found, state)
     mark = _settle_mark(found, state, active)
-    sealed = tuple(each.segment for each in found.sealed)
-    _tell(found, Snapshot(sealed, active, state))
-    recovery = report_of(found, Snapshot(sealed, active, state), cut + cut_active, saved, started)
+    view = Snapshot(tuple(found.sealed), active, state)
+    _tell(found, view)
+    recovery = report_of(found, view, cut + cut_active, saved, started)
     mark_file = core.File(os.open(files.mark, os.O_RDWR | os.O_CLOEXEC), files.mark)
-    return Recovered(state, sealed, active, mark, mark_file, recovery)
+    return Recovered(state, view.sealed, active, mark, mark_file, recovery)
 
 
 def report_of(
     found: Inspection, snapshot: Snapshot, cut_bytes: int, quarantine: Path | None, started: float
 ) -> Callable[[], RecoveryReport]:
     """What an open found, as users meet it; made when one asks, for its class takes as long to load as an open."""
-    everything = snapshot.everything()
+    reports = [each.report for each in snapshot.everything()]
     facts: dict[str, Any] = {
-        "records": sum(each.report.records for each in everything) - snapshot.hidden_records(),
-        "bytes": sum(each.report.valid_bytes for each in everything),
+        "records": sum([each.records for each in reports]) - snapshot.hidden_records(),
+        "bytes": sum([each.valid_bytes for each in reports]),
         "cut_bytes": cut_bytes,
         "verdict": found.verdict,
         "reason": found.reason,
@@ -86,7 +86,7 @@ def report_of(
 
 def _save_what_is_cut(found: Inspection) -> Path | None:
     saved = None
-    for each in found.sealed:
+    for each in found.closely.values():
         known = each.segment.report
         if each.damaged and known.valid_bytes < each.size:
             saved = save_cut(found.files, each.segment, each.size)
@@ -146,10 +146,8 @@ def settled_state(found: Inspection) -> State:
         if found.active is not None and found.active.report.behind_frames == 0:
             proven = 0
         floor = max(floor, proven, found.mark.lsn if found.mark is not None else 0)
-    reports = [each.segment.report for each in found.sealed]
-    if found.active is not None:
-        reports.append(found.active.report)
-    return state._replace(lsn_floor=floor, term=max([term, *(each.highest_term for each in reports)]))
+    there = found.sealed if found.active is None else [*found.sealed, found.active]
+    return state._replace(lsn_floor=floor, term=max([term, *[each.report.highest_term for each in there]]))
 
 
 def _settle_state(found: Inspection) -> State:
@@ -170,8 +168,8 @@ def _truncate(segment: Segment, length: int) -> None:
 
 
 def _mend_sealed(found: Inspection) -> int:
-    cut, highest = 0, found.state.pruned_through
-    for position, each in enumerate(found.sealed):
+    cut = 0
+    for place, each in found.closely.items():
         segment = each.segment
         if each.damaged:
             keep = segment.report.valid_bytes
@@ -179,19 +177,19 @@ def _mend_sealed(found: Inspection) -> int:
                 _truncate(segment, keep)
                 cut += each.size - keep
             report = core.scan_file(segment.file, segment.path, base_lsn=segment.report.base_lsn)
-            segment = segment._replace(report=report)
-            found.sealed[position] = each._replace(segment=segment)
+            segment = found.sealed[place] = segment._replace(report=report)
         if each.damaged or not each.has_sidecar:
-            before = each.prev_lsn if each.prev_lsn is not None else highest
+            before = each.prev_lsn
+            if before is None:
+                highest = found.sealed[place - 1].report.highest_lsn if place else 0
+                before = max(found.state.pruned_through, highest)
             write_sidecar(found.files, found.state.spool_id, segment.path, before, segment.report)
-        if segment.report.records:
-            highest = max(highest, segment.report.highest_lsn)
     return cut
 
 
 def _sweep(found: Inspection) -> None:
     """Finish a prune that a crash interrupted, and remove half-written replacements."""
-    removed = [fs.unlink(path) for path in (*found.leftovers, *found.files.list_leftovers())]
+    removed = [fs.unlink(path) for path in found.leftovers]
     if any(removed):
         fs.sync_directory(found.files.directory)
 
@@ -243,8 +241,8 @@ def _settle_mark(found: Inspection, state: State, active: Segment) -> Mark:
 
 
 def _tell(found: Inspection, snapshot: Snapshot) -> None:
-    kept = sum(each.report.records for each in snapshot.everything())
     if found.verdict == "corrupt":
+        kept = sum(each.report.records for each in snapshot.everything())
         log_error(
             "%s: corrupt: %s; %d records kept, LSNs go on above %d",
             found.path,
@@ -253,6 +251,7 @@ def _tell(found: Inspection, snapshot: Snapshot) -> None:
             found.state.lsn_floor,
         )
     elif found.verdict != "clean":
+        kept = sum(each.report.records for each in snapshot.everything())
         log_warning(
             "%s: %s at offset %s: %s; %d records kept", found.path, found.verdict, found.offset, found.reason, kept
         )

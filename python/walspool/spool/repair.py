@@ -61,7 +61,7 @@ def _plan(files: SpoolFiles, lsn_floor: int | None) -> RepairReport:
     started = time.monotonic()
     found = inspect(files, write=True, thorough=True)
     view = _view(files, found)
-    cut = sum(each.size - each.segment.report.valid_bytes for each in found.sealed)
+    cut = sum(each.size - each.segment.report.valid_bytes for each in found.closely.values())
     cut += view.active.report.file_bytes - view.active.report.valid_bytes if found.active is not None else 0
     floor = settled_state(found).lsn_floor
     actions += _recovery_words(found.verdict, found.reason, cut, floor)
@@ -77,7 +77,7 @@ def _view(files: SpoolFiles, found: Inspection) -> Snapshot:
     if active is None:
         null = core.File(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), files.active)
         active = Segment(files.active, null, core.scan_file(null, files.active))
-    return Snapshot(tuple(each.segment for each in found.sealed), active, found.state)
+    return Snapshot(tuple(found.sealed), active, found.state)
 
 
 def _restart_under_way(files: SpoolFiles) -> int | None:

@@ -15,7 +15,7 @@ from walspool import core
 from walspool.errors import SpoolClosed, SpoolCorrupt, SpoolPoisoned
 from walspool.records import Position
 from walspool.spool import files as fs
-from walspool.spool.files import SpoolFiles
+from walspool.spool.files import SIDECAR_SUFFIX, SpoolFiles
 from walspool.spool.interrupt import uninterrupted
 from walspool.spool.state import State, save_state
 from walspool.spool.telling import log_warning
@@ -35,9 +35,16 @@ _RISING = frozenset({"lsn_floor", "term", "fence", "pruned_through", "sealed_thr
 class Segment(NamedTuple):
     """One file of the log, held open, with what is known of it."""
 
-    path: Path
+    #: Its path, or that as text: to make a ``Path`` of each name takes about as long as to open the files.
+    location: Path | str
     file: core.File
     report: core.ScanReport
+
+    @property
+    def path(self) -> Path:
+        """Its path."""
+        location = self.location
+        return location if isinstance(location, Path) else Path(location)
 
     def info(self, *, sealed: bool) -> SegmentInfo:
         """The public view of it."""
@@ -182,7 +189,9 @@ class Snapshot(NamedTuple):
     def hidden_records(self) -> int:
         """Records that are pruned while their bytes are still there."""
         pruned = self.state.pruned_through
-        behind = (each for each in self.everything() if each.report.records and (each.report.first_lsn or 0) <= pruned)
+        behind = [
+            each for each in self.everything() if (first := each.report.first_lsn) is not None and first <= pruned
+        ]
         return sum(each.count_through(pruned)[0] for each in behind)
 
     def seek_floor_offset(self, since_lsn: int) -> int:
@@ -202,7 +211,7 @@ class Snapshot(NamedTuple):
 
 def load_sidecar(spool_id: bytes | None, segment: Path) -> tuple[core.ScanReport, int] | None:
     """A sealed segment's report and the LSN before it, as its sidecar has them; ``None`` where it can't be used."""
-    path = f"{segment}.idx"  # as text: this is done for every segment at each open
+    path = f"{segment}{SIDECAR_SUFFIX}"
     try:
         fd, size = fs.open_sized(path)
     except FileNotFoundError:
@@ -381,7 +390,7 @@ class WriterSegments:
                 raise SpoolCorrupt(path=target, reason="another segment with the same first LSN is there already")
             os.rename(self._view.active.path, target)
             with self._view_lock:
-                self._view = self._view._replace(active=self._view.active._replace(path=target))
+                self._view = self._view._replace(active=self._view.active._replace(location=target))
         self._sync_directory()
         fresh = core.File(fs.create(self.files.active, exclusive=False), self.files.active)
         self._sync_directory()

@@ -10,12 +10,11 @@ import select
 import sys
 import threading
 import time
-from pathlib import Path
 
 from walspool import core
 from walspool.errors import RebootstrapRequired, SpoolCorrupt
 from walspool.spool.bell import Bell
-from walspool.spool.files import SpoolFiles
+from walspool.spool.files import Listing, SpoolFiles
 from walspool.spool.inspection import READER_MARK_TRIES, Inspection, inspect
 from walspool.spool.interrupt import SIGNALS_S
 from walspool.spool.segments import Segment, Snapshot
@@ -46,31 +45,36 @@ class ReaderSegments:
             self.found.raise_if_corrupt()
         self._take(self.found)
 
-    def _names(self) -> tuple[list[Path], int | None]:
+    def _there(self) -> tuple[Listing, int | None]:
         try:
             active = os.stat(self.files.active).st_ino
         except FileNotFoundError:
             active = None
-        return self.files.list_sealed(), active
+        return self.files.list_segments(), active
 
     def _look(self) -> Inspection:
         """An inspection during which no segment came, went, or changed its name."""
         for _ in range(_TRIES):
-            before = self._names()
+            listed, active = self._there()
             self._looked_at = self._stamp()
             try:
-                found = inspect(self.files, write=False)
+                found = inspect(self.files, write=False, listed=listed)
             except FileNotFoundError:
                 continue
             except SpoolCorrupt:
-                if self._names() != before:
-                    continue
-                raise
+                if self._is_there(listed, active):
+                    raise
+                continue
             if found.verdict == "corrupt" and self._moved(found):
                 continue
-            if self._names() == before:
+            if self._is_there(listed, active):
                 return found
         raise SpoolCorrupt(path=self.files.active, reason="its segments change faster than they can be listed")
+
+    def _is_there(self, listed: Listing, active: int | None) -> bool:
+        """Whether the segments are still those that were listed. What else comes and goes makes no difference."""
+        now, active_now = self._there()
+        return now.sealed == listed.sealed and active_now == active
 
     def _moved(self, found: Inspection) -> bool:
         """Whether the writer did something while the files were looked at, so that they may not fit together."""
@@ -98,7 +102,7 @@ class ReaderSegments:
         self._spool_id = None if found.state_is_new else state.spool_id
         self._state_stamp = self._looked_at
         self._mark = found.mark
-        self._view = Snapshot(tuple(each.segment for each in found.sealed), active, state)
+        self._view = Snapshot(tuple(found.sealed), active, state)
 
     def _stamp(self) -> tuple[int, int] | None:
         try:

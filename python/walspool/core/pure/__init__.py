@@ -11,6 +11,7 @@ from walspool.core.pure.inbox import Inbox, Outbox
 from walspool.core.pure.index import Index, ScanReport, decode_sidecar, encode_sidecar
 from walspool.core.pure.reader import ArrowStream, Reader, copy_frames, read_entries, read_tuples
 from walspool.core.pure.scan import build_seek_index, scan, scan_file
+from walspool.core.pure.sealed import open_sealed
 
 __all__ = [
     "Appender",
@@ -31,6 +32,7 @@ __all__ = [
     "encode_frame",
     "encode_sidecar",
     "name",
+    "open_sealed",
     "read_entries",
     "read_tuples",
     "scan",
