@@ -150,6 +150,8 @@ __all__ = [
     "open",
 ]
 
+#: Modules that are used under their own names.
+_MODULES = ("core", "metrics", "net")
 #: Where the names live; the first of these modules that offers a name has it.
 _HOMES = (
     "walspool.errors",
@@ -172,11 +174,13 @@ _HOMES = (
 
 def __getattr__(name: str) -> Any:
     # names are loaded when first used: importing walspool costs a program nothing that it does not use
-    if name not in __all__:
+    if name not in __all__ and name not in _MODULES:
         raise AttributeError(f"module 'walspool' has no attribute {name!r}")
     from importlib import import_module
 
     value: Any
+    if name in _MODULES:
+        return import_module(f"walspool.{name}")
     if name == "open":
         value = import_module("walspool.spool.log").LogicalWalSpool.open
     elif name == "__version__":

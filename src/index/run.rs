@@ -57,10 +57,12 @@ impl Run {
 
     /// Begins anew at 0, with the memory for so many frames at most.
     pub fn clear(&mut self, kept: usize) {
-        let mut places = std::mem::take(&mut self.places);
-        places.clear();
-        places.shrink_to(kept);
-        *self = Self { places, ..Self::default() };
+        if self.end > 0 {
+            let mut places = std::mem::take(&mut self.places);
+            places.clear();
+            places.shrink_to(kept);
+            *self = Self { places, ..Self::default() };
+        }
     }
 
     /// Where the first frame above `lsn` begins.
@@ -82,8 +84,10 @@ impl Summary {
         let (Some((first, _)), Some((last, _))) = (run.places.first(), run.places.last()) else { return };
         debug_assert!(run.start == self.valid_bytes && *first > self.before().lsn, "the caller has made sure");
         let skip = self.records.next_multiple_of(INTERVAL) - self.records;
-        for (lsn, offset) in run.places.iter().skip(skip as usize).step_by(INTERVAL as usize) {
+        let mut at = skip as usize;
+        while let Some((lsn, offset)) = run.places.get(at) {
             self.index.push(Checkpoint { lsn: *lsn, offset: run.start + *offset, wide: false });
+            at += INTERVAL as usize;
         }
         self.records += run.places.len() as u64;
         self.valid_bytes = run.end;

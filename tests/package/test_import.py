@@ -36,6 +36,11 @@ def test_import_loads_nothing_that_is_not_used(core: ModuleType, tmp_path: Path)
     assert loaded.isdisjoint({"asyncio", "logging", "threading", "typing"})
 
 
+def test_modules_that_users_meet_need_no_import_of_their_own(core: ModuleType, tmp_path: Path) -> None:
+    program = "import walspool; walspool.core.crc32(b''); walspool.net.Follower; walspool.metrics.Collector"
+    assert "walspool.net.follower" in _loads(core, program, tmp_path)
+
+
 def test_an_error_class_does_not_load_a_core(core: ModuleType, tmp_path: Path) -> None:
     loaded = _loads(core, "import walspool; walspool.SpoolLocked", tmp_path)
     assert {each for each in loaded if each.startswith("walspool")} == {"walspool", "walspool.errors"}
