@@ -282,9 +282,10 @@ class Following:
 
     def ack_refused(self, problem: Problem, now_s: float) -> None:
         """It counts for nothing."""
-        self._ack = None
-        if problem.kind == "old-ack":
+        if problem.kind == "old-ack":  # it was counted before: said again at once, it would be refused again at once
+            self.ack_returned()
             return
+        self._ack = None
         if problem.kind == "rebootstrap-required":
             self._asked = self._durable
         self.refused(problem, now_s)
