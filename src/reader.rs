@@ -107,6 +107,7 @@ impl Reader {
         }
         if since_lsn >= summary.highest_lsn {
             next = end;
+            before = summary.before(); // what it goes on behind once there is more
         }
         Self {
             file,

@@ -37,6 +37,15 @@ impl Frames {
     pub fn data(&self) -> &[u8] {
         &self.buffer[self.begin..]
     }
+
+    /// Moves to memory of their own where more was read on the way to them: who keeps them would keep that, too.
+    fn leave_what_was_passed(&mut self) {
+        if self.begin > self.data().len() {
+            let buffer = self.data().to_vec();
+            let begin = std::mem::take(&mut self.begin);
+            drop(Self { buffer: std::mem::replace(&mut self.buffer, buffer), begin, ..Self::default() });
+        }
+    }
 }
 
 impl Drop for Frames {
@@ -117,6 +126,7 @@ impl Reader {
         self.chunk = Arc::new(Chunk { bytes: data[end..].to_vec(), ..Chunk::default() });
         data.truncate(end);
         (frames.buffer, frames.begin) = (data, begin);
+        frames.leave_what_was_passed();
         Ok((frames, full))
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,8 @@ from tests.core import kit
 from walspool.errors import SpoolClosed
 
 SIZE = len(kit.v3(1))
+#: A tag and the length of the rest: its frame matches the wide layout, too.
+LOOKS_WIDE = struct.pack("<II", 7, 8) + b"content!"
 
 
 def reader_of(core: ModuleType, log: kit.Writer, since_lsn: int) -> Any:
@@ -28,6 +31,14 @@ def test_a_reader_goes_on_from_record_to_record(core: ModuleType, tmp_path: Path
         assert (entry.lsn, entry.payload) == (lsn, b"x" * lsn)
         last = lsn
     assert log.appender.wait_entries(reader, last, 0.0, 128, 1 << 18) is None
+
+
+def test_a_reader_at_the_end_knows_in_which_layout_the_last_frame_is(core: ModuleType, tmp_path: Path) -> None:
+    log = kit.Writer(core, tmp_path, kit.wide(1) + kit.v3(2))
+    reader = reader_of(core, log, 2)
+    log.append(3, LOOKS_WIDE)
+    (entry,) = log.appender.wait_entries(reader, 2, None, 128, 1 << 18)
+    assert (entry.lsn, entry.payload) == (3, LOOKS_WIDE)
 
 
 def test_what_is_awaited_comes_in_portions(core: ModuleType, tmp_path: Path) -> None:

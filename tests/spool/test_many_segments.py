@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +17,7 @@ from tests.core.kit import held_open
 from tests.spool.kit import fill, holds
 from walspool.spool.files import SpoolFiles
 
+Spool = walspool.LogicalWalSpool
 SEGMENTS = 100
 RECORDS = SEGMENTS * 4
 
@@ -117,3 +118,16 @@ def test_segments_behind_the_prune_boundary_go(many: SpoolFiles, tmp_path: Path)
     with _descriptors_limited_to(SEGMENTS // 2), walspool.open(tmp_path / "db", segment_bytes=300) as log:
         assert (log.recovery.verdict, log.record_count, log.oldest_lsn) == ("clean", RECORDS - 320, 321)
     assert not any(path.exists() for path in aside)
+
+
+@pytest.mark.parametrize("read", [Spool.read_since, Spool.read_entries, Spool.tuples, Spool.read_frames])
+def test_damage_that_a_read_finds_is_told_with_the_path(
+    many: SpoolFiles, tmp_path: Path, read: Callable[..., Iterable[object]]
+) -> None:
+    victim = many.list_sealed()[70]
+    with walspool.open(tmp_path / "db") as log:
+        with open(victim, "r+b") as file:
+            file.write(b"\0")
+        with pytest.raises(walspool.SpoolCorrupt) as caught:
+            any(each is None for each in read(log, 280))
+    assert caught.value.path == victim

@@ -40,6 +40,20 @@ for read_only in (True, False):
 print(peak_mib() - before)
 """
 
+KEPT = """
+import sys, walspool
+
+def mib():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:")) / 1024
+
+with walspool.open(sys.argv[1], read_only=True) as log:
+    before = mib()
+    kept = [log.read_frames(61, 1) for _ in range(20)]
+    assert {(each.records, each.first_lsn) for each in kept} == {(1, 62)}
+    print(mib() - before)
+"""
+
 
 def test_reading_a_large_log(core: ModuleType, tmp_path: Path) -> None:
     assert sys.platform.startswith("linux")
@@ -54,3 +68,11 @@ def test_reading_a_large_log(core: ModuleType, tmp_path: Path) -> None:
     for each in tmp_path.iterdir():
         each.unlink()
     assert used < LIMIT_MIB[core.name], f"{used:.0f} MiB for a log of {LOG_MIB} MiB"
+
+
+def test_frames_that_are_kept_keep_nothing_else(core: ModuleType, tmp_path: Path) -> None:
+    """The way to record 62 begins at the last checkpoint, the first record."""
+    with walspool.open(tmp_path / "app.db") as log:
+        log.append_next_many([os.urandom(100_000)] * 63)
+    with Program(core.name, KEPT, tmp_path / "app.db") as program:
+        assert float(program.finish()) < 64  # 20 times the way would be 116

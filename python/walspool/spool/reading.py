@@ -162,8 +162,8 @@ class ReadableLog(ABC):
         view, left = self._view_for(since_lsn), max_count
         since, segments, hole = view.after(since_lsn)
         found: list[tuple[int, bytes]] = []
-        for path, file, report in segments:
-            more, size = core.read_tuples(file, path, report, since, left)
+        for segment in segments:
+            more, size = core.read_tuples(segment.file, segment.path, segment.report, since, left)
             self._read_bytes += size
             if found:
                 found += more
@@ -187,8 +187,8 @@ class ReadableLog(ABC):
         view, left = self._view_for(since_lsn), max_count
         since, segments, hole = view.after(since_lsn)
         found: list[core.Entry] = []
-        for path, file, report in segments:
-            more, size = core.read_entries(file, path, report, since, left, max_bytes)
+        for segment in segments:
+            more, size = core.read_entries(segment.file, segment.path, segment.report, since, left, max_bytes)
             self._read_bytes += size
             if max_bytes is not None and more:
                 return more

@@ -66,7 +66,9 @@ class Reader:
             lsn, self._offset, self._wide = checkpoint
             self._last = max(lsn - 1, 0)
         if since_lsn >= report.highest_lsn:
-            self._offset = limit
+            # what it goes on behind once there is more
+            self._offset, self._wide = limit, report.last_wide
+            self._last = report.base_lsn if report.last_lsn is None else report.last_lsn
 
     @property
     def offset(self) -> int:
