@@ -123,12 +123,14 @@ impl All<'_> {
         Ok(Sidecar::decode(room).ok())
     }
 }
+
 /// Whether a file is regular, as long as `known` says, and ends with the same checksum. Uses `room`.
 fn ends_with(file: &File, known: &Summary, room: &mut Vec<u8>) -> Result<bool> {
     let Some(tail) = known.valid_bytes.checked_sub(4) else { return Ok(false) };
     room.clear();
-    // Where more than four bytes are asked for and four come, the file ends there. It need not be asked for its size,
-    // nor, at most sizes, for its kind: no place of a pipe can be read, and a device has whole sectors.
+    // Where five bytes are asked for and four come, the file ends there, or can't be read behind what is known of it. It
+    // need not be asked for its size, nor, at most sizes, for its kind: no place of a pipe can be read, and a device has
+    // whole sectors. Asking costs a tenth of an open.
     let ends = file.read_some(room, 5, tail)? == 4 && u32_at(room, 0) == u64::from(known.tail_crc);
     Ok(ends && (!known.valid_bytes.is_multiple_of(SECTOR) || file.stat()?.kind == Kind::Regular))
 }
