@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,12 @@ DEFAULT_NAME = "reddb.rdb"
 CHUNK = 1 << 20
 #: What the name of a sealed segment's sidecar ends with.
 SIDECAR_SUFFIX = ".idx"
+#: What other names have behind the active segment's.
+_SEALED = r"\.\d{20}"
+_SIDECAR = _SEALED + r"\.idx"
+_LEFTOVER = rf"({_SEALED}(\.idx)?)?\.tmp"
+_ASIDE = rf"({_SEALED}(\.idx)?|\.mark)?\.aside"
+_QUARANTINED = r"\.quarantine-\d+-[0-9a-f]{8}"
 
 _FULLFSYNC: Callable[[int], object] | None = None
 if sys.platform == "darwin":
@@ -120,12 +126,6 @@ class SpoolFiles:
         self.state_spare = self._with(".state.spare")
         self.mark = self._with(".mark")
         self.active_rewrite = self._with(".tmp")
-        escaped = re.escape(active.name)
-        self._sealed_name = re.compile(escaped + r"\.(\d{20})", re.ASCII)
-        self._sidecar_name = re.compile(escaped + r"\.(\d{20})\.idx", re.ASCII)
-        self._leftover_name = re.compile(escaped + r"(\.\d{20}(\.idx)?)?\.tmp", re.ASCII)
-        self._aside_name = re.compile(escaped + r"(\.\d{20}(\.idx)?|\.mark)?\.aside", re.ASCII)
-        self._quarantine_name = re.compile(escaped + r"\.quarantine-(\d+)-([0-9a-f]{8})", re.ASCII)
 
     def _with(self, suffix: str) -> Path:
         return self.active.with_name(self.active.name + suffix)
@@ -156,14 +156,19 @@ class SpoolFiles:
         except FileNotFoundError:
             return []
 
-    def _matching(self, pattern: re.Pattern[str], end: str = "") -> list[Path]:
-        """The files whose names match; of many names, those without the ``end`` are sorted out faster by it."""
-        names = [each for each in self._names() if each.endswith(end)]
-        return [self.directory / each for each in sorted(names) if pattern.fullmatch(each)]
+    def _those(self, names: Iterable[str], rest: str, end: str = "") -> list[str]:
+        """Those of ``names`` that are the active segment's with ``rest``, a pattern, behind it, and so with ``end``."""
+        likely = sorted(each for each in names if each.endswith(end))
+        if not likely:  # as a rule, and making the pattern would take longer than all else
+            return likely
+        return list(filter(re.compile(re.escape(self.active.name) + rest, re.ASCII).fullmatch, likely))
+
+    def _matching(self, rest: str, end: str = "") -> list[Path]:
+        return [self.directory / each for each in self._those(self._names(), rest, end)]
 
     def _sealed(self, names: list[str]) -> list[str]:
         size = len(self.active.name) + 21  # the length first: it tells them from their sidecars faster than the pattern
-        return sorted(filter(self._sealed_name.fullmatch, [each for each in names if len(each) == size]))
+        return self._those([each for each in names if len(each) == size], _SEALED)
 
     def list_sealed(self) -> list[Path]:
         """The sealed segments there are, oldest first."""
@@ -171,15 +176,15 @@ class SpoolFiles:
 
     def list_sidecars(self) -> list[Path]:
         """The sidecars there are."""
-        return self._matching(self._sidecar_name, SIDECAR_SUFFIX)
+        return self._matching(_SIDECAR, SIDECAR_SUFFIX)
 
     def list_segments(self) -> Listing:
         """The sealed segments there are and what else lies beside them, in one look."""
         names = self._names()
         sealed = self._sealed(names)
         others = set(names).difference(sealed, [each + SIDECAR_SUFFIX for each in sealed])
-        orphans = sorted(filter(self._sidecar_name.fullmatch, others))
-        leftovers = sorted(filter(self._leftover_name.fullmatch, others))
+        orphans = self._those(others, _SIDECAR, SIDECAR_SUFFIX)
+        leftovers = self._those(others, _LEFTOVER, ".tmp")
         start = str(self.active).removesuffix(self.active.name)
         return Listing(
             [start + each for each in sealed],
@@ -189,11 +194,11 @@ class SpoolFiles:
 
     def list_aside(self) -> list[Path]:
         """Files that ``restart_at`` set aside."""
-        return self._matching(self._aside_name, ".aside")
+        return self._matching(_ASIDE, ".aside")
 
     def list_quarantined(self) -> list[Path]:
         """Saved copies of bytes that were cut."""
-        return self._matching(self._quarantine_name)
+        return self._matching(_QUARANTINED)
 
 
 def refuse_odd_file(path: Path) -> os.stat_result | None:
