@@ -19,7 +19,7 @@ from tests.net.alone import Alone, serving_alone
 from tests.net.interface import operations
 from tests.net.kit import ADMIN, APPEND, ONE, PATIENCE_S, READ, SCOPES, TWO, Served
 from tests.net.test_running import count, dial, rest
-from walspool.net import server
+from walspool.net import transfer
 
 #: Connections that do nothing good, of each kind.
 STRANGERS = int(os.environ.get("WALSPOOL_CONNECTIONS", "60"))
@@ -126,7 +126,7 @@ def test_a_body_without_an_end_is_given_up(served: Served, path: bytes, head: by
 
 
 def test_a_body_that_does_not_come_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "BODY_S", 0.1)
+    monkeypatch.setattr(transfer, "BODY_S", 0.1)
     with dial(served) as connection:
         connection.sendall(b"POST /v1/replicas" + LAST + b"content-length: 9\r\n\r\n{")
         assert b"urn:walspool:too-slow" in rest(connection)

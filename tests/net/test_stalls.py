@@ -11,10 +11,10 @@ from starlette.types import Message
 
 from tests.net.kit import PATIENCE_S, Served
 from tests.net.test_running import dial
-from walspool.net import server
+from walspool.net import transfer
 from walspool.net.protocol import CHUNK_BYTES
 from walspool.net.running import Limits, _Connection
-from walspool.net.server import PIECE_BYTES, _Stream
+from walspool.net.transfer import PIECE_BYTES, Stream
 
 
 class Loop:
@@ -115,13 +115,13 @@ def test_a_large_part_goes_out_in_pieces(size: int, watched: bool, most: int) ->
     async def receive() -> Message:
         raise AssertionError
 
-    asyncio.run(_Stream(parts(), {}, lambda: None, watched)({}, receive, send))
+    asyncio.run(Stream(parts(), {}, lambda: None, watched)({}, receive, send))
     assert b"".join(sent) == part[:size] + b"end"
     assert max(map(len, sent)) == min(max(size, 3), most)
 
 
 def test_a_receiver_that_takes_nothing_is_left_to_a_server_that_watches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "STALL_S", 0.0)
+    monkeypatch.setattr(transfer, "STALL_S", 0.0)
     taken: list[bool] = []
 
     async def parts() -> AsyncIterator[bytes]:
@@ -136,7 +136,7 @@ def test_a_receiver_that_takes_nothing_is_left_to_a_server_that_watches(monkeypa
 
     for watched in (False, True):
         taken.clear()
-        asyncio.run(_Stream(parts(), {}, lambda: None, watched)({}, receive, send))
+        asyncio.run(Stream(parts(), {}, lambda: None, watched)({}, receive, send))
         assert any(taken) == watched
 
 

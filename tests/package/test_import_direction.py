@@ -138,12 +138,13 @@ DIRECTION: list[tuple[str, str]] = [
     ("net.page", "net.protocol"),
     ("net.lanes", ""),
     ("net.records", "core errors net.messages net.protocol replication.commit replication.primary"),
+    ("net.transfer", "errors net.protocol"),
     (
         "net.server",
         "errors metrics net.records net.page net.state net.auth net.lanes net.messages net.protocol net.serving "
-        "net.source replication.primary spool.follow",
+        "net.source net.transfer replication.primary spool.follow",
     ),
-    ("net.running", "net.protocol net.server"),
+    ("net.running", "net.protocol net.server net.transfer"),
     ("net.identity", "errors records spool.files spool.log"),
     ("net.connection", "errors net.auth net.protocol"),
     ("net.applying", "core errors net.backoff spool.files spool.interrupt spool.log"),
@@ -175,7 +176,7 @@ THIRD_PARTY = {
     "click": "cli",
     "rich": "cli",
     "pyarrow": "core.pure",
-    "starlette": "net.server",
+    "starlette": ("net.server", "net.transfer"),
     "uvicorn": "net.running",
     "prometheus_client": "metrics",
 }

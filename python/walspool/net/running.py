@@ -18,7 +18,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from walspool.net.protocol import CHECKSUM, PROBLEM_TYPE, Problem
-from walspool.net.server import STALL_S, ReplicationApp
+from walspool.net.server import ReplicationApp
+from walspool.net.transfer import STALL_S
 
 __all__ = ["Limits", "Server", "config"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -20,7 +19,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from walspool.errors import SpoolClosed, UnknownReplica
 from walspool.metrics import CONTENT_TYPE, Collector, page
@@ -30,8 +28,6 @@ from walspool.net.messages import Ack, Registration, SnapshotHead, WalRequest, r
 from walspool.net.page import FILES, HEADERS, content
 from walspool.net.protocol import (
     CHECKSUM,
-    CHUNK_BYTES,
-    MAX_JSON_BYTES,
     MAX_RESPONSE_S,
     PROBLEM_TYPE,
     SESSION,
@@ -40,24 +36,16 @@ from walspool.net.protocol import (
     checksum,
     number,
     parse_query,
-    printable,
 )
 from walspool.net.records import MAX_RECORDS_BYTES, Bodies, append, parse_ack, read
 from walspool.net.serving import Counters, Wait
 from walspool.net.source import Pull, SnapshotProvider, Source
 from walspool.net.state import retention_of, slots_of, status_of
+from walspool.net.transfer import STALL_S, CutOff, Stream, body_of, client_gone, tell
 from walspool.replication.primary import PrimaryReplication
 from walspool.spool.follow import LoopWaiter
 
 __all__ = ["ReplicationApp", "create_app"]
-
-log = logging.getLogger("walspool")
-
-#: A client that takes nothing, or gives nothing, for so long is dropped.
-STALL_S: Final = 30.0
-BODY_S: Final = 10.0
-#: A part goes out so many bytes at a time, so that who takes a large frame slowly is seen to take it.
-PIECE_BYTES: Final = 64 << 10
 
 #: A browser takes no answer for something else, and keeps none.
 _PLAIN: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
@@ -156,7 +144,7 @@ class ReplicationApp(Starlette):
                 return _problem(Problem(503, "ending", "the log of this server is closed"))
             except Exception as error:
                 # what went wrong here is nobody's business there
-                _tell(path, error)
+                tell(path, error)
                 return _problem(Problem(500, "internal", "the server failed; its log says why"))
 
         found = Route(path, endpoint, methods=[method])
@@ -212,7 +200,7 @@ class ReplicationApp(Starlette):
         ack = parse_ack(request.scope["query_string"])
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         with self._bodies.one() as come:
-            body = await _body(request, MAX_RECORDS_BYTES, STALL_S, come)
+            body = await body_of(request, MAX_RECORDS_BYTES, STALL_S, come)
             return _json(await append(self._primary, body, media_type, ack))
 
     async def _read(self, request: Request, grant: Grant) -> Response:
@@ -220,7 +208,7 @@ class ReplicationApp(Starlette):
         return _json(await self._lanes.run(Lane.LOOK, read, self._primary, request.scope["query_string"]))
 
     async def _register(self, request: Request, grant: Grant) -> Response:
-        registration = Registration.parse(await _body(request))
+        registration = Registration.parse(await body_of(request))
         grant.require(f"replica:{registration.replica_id}")
         return _json(await self._lanes.run(Lane.PROMPT, self._source.register, registration, time.monotonic()))
 
@@ -232,7 +220,7 @@ class ReplicationApp(Starlette):
     async def _acknowledge(self, request: Request, grant: Grant) -> Response:
         name = replica_id("id", request.path_params["id"])
         grant.require(f"replica:{name}")
-        ack = Ack.parse(await _body(request), request.headers.get(CHECKSUM))
+        ack = Ack.parse(await body_of(request), request.headers.get(CHECKSUM))
         # commits wait for what was sent just now: a thread would cost more than to compare it
         known = self._source.remembered(ack.durable_lsn)
         call = partial(self._source.acknowledge, name, _session(request), ack, time.monotonic(), known)
@@ -251,7 +239,7 @@ class ReplicationApp(Starlette):
         except BaseException:
             waiter.close()
             raise
-        gone = asyncio.ensure_future(_gone(request.receive))
+        gone = asyncio.ensure_future(client_gone(request.receive))
         self._waiters.add(waiter)
         gone.add_done_callback(lambda _: waiter.ring())
 
@@ -262,7 +250,7 @@ class ReplicationApp(Starlette):
             pull.close(time.monotonic())
 
         # at once, before there is a record: what the replica holds is acknowledged behind it
-        return _Stream(self._frames(pull, waiter, gone), pull.head.headers(), close, self.watched)
+        return Stream(self._frames(pull, waiter, gone), pull.head.headers(), close, self.watched)
 
     async def _frames(self, pull: Pull, waiter: LoopWaiter, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
         """The frames of a response, until its end, the client's or the server's."""
@@ -296,11 +284,11 @@ class ReplicationApp(Starlette):
         except BaseException as error:
             self._loads.discard(name)
             self._ends.discard(end)
-            if isinstance(error, _CutOff):
+            if isinstance(error, CutOff):
                 raise Refused(503, "ending", "this server is shutting down") from None
             raise
         head = SnapshotHead(found.term, found.position, found.reach_lsn, found.comparable)
-        gone = asyncio.ensure_future(_gone(request.receive))
+        gone = asyncio.ensure_future(client_gone(request.receive))
 
         def close() -> None:
             gone.cancel()
@@ -310,101 +298,31 @@ class ReplicationApp(Starlette):
             self._source.closed(name, session, time.monotonic())
 
         parts = self._snapshot(chunks, gone, end)
-        return _Stream(parts, head.headers(), close, self.watched)
+        return Stream(parts, head.headers(), close, self.watched)
 
     async def _snapshot(
         self, chunks: Iterator[bytes], gone: asyncio.Future[None], end: asyncio.Future[None]
     ) -> AsyncIterator[bytes]:
         while (chunk := await self._unless(end, next, chunks, None)) is not None:
             if gone.done():
-                raise _CutOff
+                raise CutOff
             yield chunk
 
     async def _unless(self, end: asyncio.Future[None], call: Callable[..., T], *args: Any) -> T:
-        """What ``call`` returns, from a thread of its own; ``_CutOff`` as soon as the server ends."""
+        """What ``call`` returns, from a thread of its own; ``CutOff`` as soon as the server ends."""
         done = asyncio.ensure_future(self._lanes.run(Lane.LOAD, call, *args))
         try:
             await asyncio.wait((done, end), return_when=asyncio.FIRST_COMPLETED)
             if end.done():
-                raise _CutOff
+                raise CutOff
             return done.result()
         finally:
             done.cancel()
 
 
-class _CutOff(Exception):
-    """The response must not look as if it were whole."""
-
-
-class _Stream:
-    """A response whose receiver is dropped when it takes nothing, and whose end is seen for what it is.
-
-    ``watched``: by the server, which knows better what is taken.
-    """
-
-    def __init__(
-        self, parts: AsyncIterator[bytes], headers: dict[str, str], close: Callable[[], object], watched: bool
-    ) -> None:
-        self._parts = parts
-        self._piece_bytes = CHUNK_BYTES if watched else PIECE_BYTES
-        self._stall_s = None if watched else STALL_S
-        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
-        self._close = close
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it all. Returning before the last part ends the connection."""
-        headers = [*self._headers, (b"content-type", b"application/octet-stream"), (b"cache-control", b"no-store")]
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            async for part in self._parts:
-                for at in range(0, len(part), self._piece_bytes):
-                    piece = part[at : at + self._piece_bytes]
-                    async with asyncio.timeout(self._stall_s):
-                        await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except (TimeoutError, _CutOff, OSError, SpoolClosed):
-            return  # one end is gone, or takes nothing: what the replica lacks it will ask for again
-        except Exception as error:
-            _tell(printable(scope["path"]), error)
-        finally:
-            self._close()
-
-
-async def _body(
-    request: Request,
-    maximum: int = MAX_JSON_BYTES,
-    seconds: float | None = None,
-    come: Callable[[int], None] = lambda count: None,
-) -> bytes:
-    """The body, if it is small and comes in time. ``come`` hears of the bytes as they come, and may refuse them."""
-    found = bytearray()
-    seconds = BODY_S if seconds is None else seconds
-    try:
-        async with asyncio.timeout(seconds):
-            async for part in request.stream():
-                come(len(part))
-                found += part
-                if len(found) > maximum:
-                    raise Refused(413, "too-large", f"the body is above {maximum} bytes")
-    except TimeoutError:
-        raise Refused(408, "too-slow", f"the body did not come within {seconds:.0f} s") from None
-    return bytes(found)
-
-
 async def _file(address: str, request: Request, grant: Grant) -> Response:
     """A file of the package, which tells nothing of the log."""
     return Response(content(address), headers=HEADERS, media_type=FILES[address][1])
-
-
-def _tell(path: str, error: Exception) -> None:
-    """What failed, in the log: in the line itself, for who shows no traceback."""
-    log.error("a request to %s failed: %s", path, printable(f"{type(error).__name__}: {error}"), exc_info=error)
-
-
-async def _gone(receive: Receive) -> None:
-    """Returns once the client is gone; a server goes on taking what nobody gets."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _session(request: Request) -> int | None:
