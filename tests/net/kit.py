@@ -20,7 +20,7 @@ from walspool.net.auth import TokenAuth
 from walspool.net.protocol import CHECKSUM, Problem, checksum
 from walspool.net.running import Limits, Server
 
-__all__ = ["ADMIN", "APPEND", "ONE", "PATIENCE_S", "READ", "SCOPES", "TWO", "Served", "serving"]
+__all__ = ["ADMIN", "APPEND", "ONE", "PATIENCE_S", "READ", "SCOPES", "TWO", "Served", "nobody_accepts", "serving"]
 
 READ, ONE, TWO, APPEND, ADMIN = (name * 16 for name in "rotpa")
 SCOPES = {READ: "read", ONE: "replica:a", TWO: "replica:b", APPEND: "append", ADMIN: "admin"}
@@ -122,3 +122,15 @@ def serving(folder: Path, tokens: bool = False, **options: Any) -> Iterator[Serv
         yield found
     finally:
         found.close()
+
+
+@contextlib.contextmanager
+def nobody_accepts() -> Iterator[int]:
+    """A port whose queue is full: whoever connects is not answered."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        yield full.getsockname()[1]

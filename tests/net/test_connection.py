@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import walspool
+from tests.net.kit import nobody_accepts
+from walspool.net import connection
 from walspool.net.connection import Address, Connection, Refusal
 from walspool.net.protocol import CHECKSUM, Problem, checksum
 
@@ -114,6 +116,15 @@ def test_what_is_cut_begins_nothing_until_it_is_mended() -> None:
             connection.stream("/x", {}, 30.0)
         connection.mend()
         assert read(connection) == (b"first", True)
+
+
+def test_what_is_cut_just_before_it_connects_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody accepts, and the socket has no address yet, so that the cut itself does nothing to it."""
+    with nobody_accepts() as port:
+        one = Connection(Address.parse(f"http://127.0.0.1:{port}"), None, None)
+        monkeypatch.setattr(connection, "_notice_the_dead", lambda sock: one.cut())
+        with pytest.raises(ConnectionAbortedError, match="was cut"):
+            one.call("GET", "/")
 
 
 def answer(status: int, body: bytes, check: str) -> bytes:

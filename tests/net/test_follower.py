@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import walspool
-from tests.net.kit import PATIENCE_S
+from tests.net.kit import PATIENCE_S, nobody_accepts
 from tests.net.site import SMALL, Site, eventually, frames, same, sites
 from walspool import PrimaryReplication
 from walspool.net import Follower
@@ -249,13 +249,8 @@ def test_a_second_instance_is_refused_and_a_restart_is_none(site: Site, tmp_path
 
 def test_stopping_is_prompt_whatever_it_waits_for(site: Site, tmp_path: Path) -> None:
     # nobody accepts here, nobody answers there, and the third waits for records
-    full = socket.create_server(("127.0.0.1", 0), backlog=0)
-    fillers = [socket.socket() for _ in range(4)]
-    for each in fillers:
-        each.setblocking(False)
-        each.connect_ex(full.getsockname())
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        for port in (full.getsockname()[1], silent.getsockname()[1], site.port):
+    with nobody_accepts() as full, socket.create_server(("127.0.0.1", 0)) as silent:
+        for port in (full, silent.getsockname()[1], site.port):
             one = Follower(f"http://127.0.0.1:{port}", "a", tmp_path / str(port) / "app.db")
             one.start()
             stopping = threading.Thread(target=one.stop)
@@ -263,8 +258,6 @@ def test_stopping_is_prompt_whatever_it_waits_for(site: Site, tmp_path: Path) ->
             stopping.join(4)
             assert not stopping.is_alive()
             one.stop()
-    for each in (*fillers, full):
-        each.close()
 
 
 def test_a_partition_is_noticed(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import queue
@@ -25,6 +26,7 @@ __all__ = ["Address", "Body", "Connection", "Refusal"]
 
 #: To connect, and for each answer that is not waited for on purpose.
 CONNECT_S: Final = 5.0
+_LOOK_MS: Final = 100
 ANSWER_S: Final = 10.0
 #: The other end is asked for a sign of life behind so many idle seconds, and given up behind so many without one.
 _KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPALIVE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}
@@ -269,9 +271,9 @@ class Connection:
 
     def _connect(self, plain: socket.socket, where: Any) -> socket.socket:
         self._hold(plain)
-        plain.settimeout(CONNECT_S)
         _notice_the_dead(plain)
-        plain.connect(where)
+        self._reach(plain, where)
+        plain.settimeout(CONNECT_S)
         if self._context is None:
             return plain
         secure = self._context.wrap_socket(plain, server_hostname=self._address.host, do_handshake_on_connect=False)
@@ -282,6 +284,23 @@ class Connection:
             secure.close()
             raise
         return secure
+
+    def _reach(self, plain: socket.socket, where: Any) -> None:
+        """Connect. A ``cut`` just before leaves no trace in the socket, so it is looked for, too."""
+        plain.setblocking(False)
+        code = plain.connect_ex(where)
+        if code == errno.EINPROGRESS:
+            waiting = select.poll()
+            waiting.register(plain, select.POLLOUT)
+            deadline = time.monotonic() + CONNECT_S
+            while not self._is_cut and not waiting.poll(_LOOK_MS):
+                if time.monotonic() >= deadline:
+                    raise TimeoutError("timed out")
+            code = plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if self._is_cut:
+            raise ConnectionAbortedError("the connection was cut")
+        if code:
+            raise OSError(code, os.strerror(code))
 
     def _hold(self, made: socket.socket) -> None:
         """From here on ``cut`` reaches it."""
