@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from tests.net.interface import DOCUMENT, operations, violation
 from tests.net.kit import Served, serving
-from walspool.net import messages, records, server
+from walspool.net import messages, records, server, transfer
 from walspool.net.messages import Ack, Registration, WalRequest
 from walspool.net.page import HEADERS, content
 from walspool.net.protocol import CHECKSUM, ORIGIN, SESSION
@@ -57,7 +57,11 @@ def test_every_kind_of_body_is_declared() -> None:
 
 def test_every_status_that_a_request_is_refused_with_is_declared() -> None:
     # every refusal of the rooms of the network, by the function that makes it
-    made = {int(status) for module in (server, messages, records) for status in _statuses(inspect.getsource(module))}
+    made = {
+        int(status)
+        for module in (server, messages, records, transfer)
+        for status in _statuses(inspect.getsource(module))
+    }
     declared = {int(status) for each in operations() for status in each.told["responses"]}
     assert made <= declared
     assert declared <= made | {200, 401, 403, 404, 410, 501, 503}
