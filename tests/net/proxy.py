@@ -87,8 +87,8 @@ class Proxy:
                 work(*arguments)
 
         thread = threading.Thread(target=run, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)  # once it can be joined: another thread may be closing
 
     def _held(self, found: socket.socket) -> socket.socket:
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
