@@ -107,6 +107,8 @@ def test_the_whole_life_of_a_replica(tmp_path: Path) -> None:
         return done.out
 
     with running(*serve, "--port", "0", env=environment) as server:
+        # its slot comes first: what no replica needs is pruned at any moment, before a new one finds it
+        assert follow(server).endswith("LSN 0\n")
         server.write(3)
         assert follow(server).endswith("LSN 3\n")
         assert (tmp_path / "applied").read_text() == "1:record 0\n2:record 1\n3:record 2\n"
