@@ -221,3 +221,31 @@ def test_others_are_served_and_memory_is_bounded(alone: Alone) -> None:
     figure = f"{4 * STRANGERS} strangers, {SLOW} that take nothing: {(after - before) / 1e6:.1f} MB more"
     print(figure)
     assert after - before < BOUND_BYTES, figure
+
+
+def test_records_that_nobody_takes_do_not_fill_the_memory(alone: Alone, request: pytest.FixtureRequest) -> None:
+    headers = {"authorization": f"Bearer {ADMIN}"}
+    connection = http.client.HTTPConnection("127.0.0.1", alone.port, timeout=PATIENCE_S)
+    request.addfinalizer(connection.close)
+    connection.request("POST", "/v1/records", b"a" * (12 << 20), headers)
+    (lsn,) = json.loads(connection.getresponse().read())["lsns"]
+
+    def asked() -> http.client.HTTPResponse:
+        connection.request("GET", f"/v1/records?since_lsn={lsn - 1}", headers=headers)
+        return connection.getresponse()
+
+    assert len(json.loads(asked().read())["records"][0]["payload"]) == 12 << 20
+    before = alone.memory()
+    head = f"GET /v1/records?since_lsn={lsn - 1} HTTP/1.1\r\nhost: db-1\r\nauthorization: Bearer {READ}\r\n\r\n"
+    with ExitStack() as held:
+        for _ in range(40):
+            slow = held.enter_context(_dial(alone))
+            slow.sendall(head.encode())
+            assert slow.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 503")
+        _is_served(alone)
+        more = alone.memory() - before
+        assert more < BOUND_BYTES + (64 << 20), f"{more / 1e6:.1f} MB more"
+    # there is room again once those are gone
+    while (answer := asked()).status == 503:
+        assert json.loads(answer.read())["type"].endswith("busy")
+    assert len(json.loads(answer.read())["records"][0]["payload"]) == 12 << 20

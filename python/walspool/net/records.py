@@ -16,34 +16,37 @@ from walspool.net.protocol import Refused, number, parse_query
 from walspool.replication.commit import CommitPolicy
 from walspool.replication.primary import PrimaryReplication
 
-__all__ = ["MAX_BODIES_BYTES", "MAX_RECORDS_BYTES", "PAYLOADS_TYPE", "Bodies", "append", "parse_ack", "read"]
+__all__ = ["MAX_HELD_BYTES", "MAX_RECORDS_BYTES", "PAYLOADS_TYPE", "Room", "append", "parse_ack", "read"]
 
 #: Media type of a body that is many payloads, each with its length before it.
 PAYLOADS_TYPE: Final = "application/vnd.walspool.payloads"
 #: Bytes of a body that is appended.
 MAX_RECORDS_BYTES: Final = 16 << 20
-#: Bytes of all bodies together that have come and are not answered yet.
-MAX_BODIES_BYTES: Final = 128 << 20
+#: Bytes of all records together that have come and are not appended yet, or are asked for and not taken yet.
+MAX_HELD_BYTES: Final = 128 << 20
 _MAX_PAYLOADS: Final = 10_000
 _MAX_COUNT: Final = 1_000
 _MAX_READ_BYTES: Final = 1 << 20
 
 
-class Bodies:
-    """The memory that bodies on their way cost. For one event loop."""
+class Room:
+    """The memory that records on their way cost. For one event loop."""
 
     def __init__(self) -> None:
         self._held = 0
 
     @contextmanager
     def one(self) -> Iterator[Callable[[int], None]]:
-        """For the time of one request: call it for what comes; ``Refused`` where there is no room for it."""
+        """For the time of one request: call it for what comes; ``Refused`` where there is no room for it.
+
+        One that is larger than all the room has it alone.
+        """
         taken = 0
 
         def come(count: int) -> None:
             nonlocal taken
-            if self._held + count > MAX_BODIES_BYTES:
-                raise Refused(503, "busy", f"{MAX_BODIES_BYTES >> 20} MiB of records are on their way; send them later")
+            if self._held > taken and self._held + count > MAX_HELD_BYTES:
+                raise Refused(503, "busy", f"{MAX_HELD_BYTES >> 20} MiB of records are on their way; try again later")
             self._held += count
             taken += count
 

@@ -11,6 +11,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -37,7 +38,7 @@ from walspool.net.protocol import (
     number,
     parse_query,
 )
-from walspool.net.records import MAX_RECORDS_BYTES, Bodies, append, parse_ack, read
+from walspool.net.records import MAX_RECORDS_BYTES, Room, append, parse_ack, read
 from walspool.net.serving import Counters, Wait
 from walspool.net.source import Pull, SnapshotProvider, Source
 from walspool.net.state import retention_of, slots_of, status_of
@@ -49,6 +50,7 @@ __all__ = ["ReplicationApp", "create_app"]
 
 #: A browser takes no answer for something else, and keeps none.
 _PLAIN: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+_BYTES: Final = {"content-type": "application/octet-stream", "cache-control": "no-store"}
 
 _STREAMS: Final = ("/v1/wal", "/v1/snapshot")
 
@@ -83,7 +85,8 @@ class ReplicationApp(Starlette):
         #: Of the streams.
         self._waiters: set[LoopWaiter] = set()
         self._lanes = Lanes()
-        self._bodies = Bodies()
+        #: For records to append, and for records as JSON.
+        self._coming, self._going = Room(), Room()
         #: The replicas that a snapshot is made for, or sent to.
         self._loads: set[str | None] = set()
         #: Rung for each of those when the server ends: its provider may give nothing for long.
@@ -199,13 +202,17 @@ class ReplicationApp(Starlette):
         grant.require("append")
         ack = parse_ack(request.scope["query_string"])
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        with self._bodies.one() as come:
+        with self._coming.one() as come:
             body = await body_of(request, MAX_RECORDS_BYTES, STALL_S, come)
             return _json(await append(self._primary, body, media_type, ack))
 
-    async def _read(self, request: Request, grant: Grant) -> Response:
+    async def _read(self, request: Request, grant: Grant) -> Any:
         grant.require("read")
-        return _json(await self._lanes.run(Lane.LOOK, read, self._primary, request.scope["query_string"]))
+        with ExitStack() as held:
+            come = held.enter_context(self._going.one())
+            found = await self._lanes.run(Lane.LOOK, lambda: _json(read(self._primary, request.scope["query_string"])))
+            come(len(found.body))
+            return Stream(_whole(bytes(found.body)), dict(found.headers), held.pop_all().close, self.watched)
 
     async def _register(self, request: Request, grant: Grant) -> Response:
         registration = Registration.parse(await body_of(request))
@@ -250,7 +257,7 @@ class ReplicationApp(Starlette):
             pull.close(time.monotonic())
 
         # at once, before there is a record: what the replica holds is acknowledged behind it
-        return Stream(self._frames(pull, waiter, gone), pull.head.headers(), close, self.watched)
+        return Stream(self._frames(pull, waiter, gone), _BYTES | pull.head.headers(), close, self.watched)
 
     async def _frames(self, pull: Pull, waiter: LoopWaiter, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
         """The frames of a response, until its end, the client's or the server's."""
@@ -298,7 +305,7 @@ class ReplicationApp(Starlette):
             self._source.closed(name, session, time.monotonic())
 
         parts = self._snapshot(chunks, gone, end)
-        return Stream(parts, head.headers(), close, self.watched)
+        return Stream(parts, _BYTES | head.headers(), close, self.watched)
 
     async def _snapshot(
         self, chunks: Iterator[bytes], gone: asyncio.Future[None], end: asyncio.Future[None]
@@ -333,6 +340,10 @@ def _session(request: Request) -> int | None:
 def _json(value: dict[str, Any]) -> Response:
     body = json.dumps(value).encode()
     return Response(body, media_type="application/json", headers={**_PLAIN, CHECKSUM: checksum("200", body)})
+
+
+async def _whole(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def _problem(problem: Problem) -> Response:

@@ -45,9 +45,8 @@ class Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it all. Returning before the last part ends the connection."""
-        headers = [*self._headers, (b"content-type", b"application/octet-stream"), (b"cache-control", b"no-store")]
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
             async for part in self._parts:
                 for at in range(0, len(part), self._piece_bytes):
                     piece = part[at : at + self._piece_bytes]
