@@ -108,8 +108,9 @@ def test_without_tokens_a_foreign_name_gets_nothing(served: Served) -> None:
 
 
 def test_a_method_that_an_address_does_not_have_names_those_it_has(served: Served) -> None:
-    status, _, headers = served.ask("PUT", "/v1/status", b"")
-    assert (status, set(headers["allow"].split(", "))) == (405, {"GET", "HEAD"})
+    for path, methods in (("/v1/status", {"GET", "HEAD"}), ("/v1/records", {"GET", "HEAD", "POST"})):
+        status, _, headers = served.ask("PUT", path, b"")
+        assert (status, set(headers["allow"].split(", "))) == (405, methods)
     assert served.ask("GET", "/v1/status/")[0] == 404
 
 

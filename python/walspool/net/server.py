@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from walspool.errors import SpoolClosed, UnknownReplica
 from walspool.metrics import CONTENT_TYPE, Collector, page
@@ -91,7 +91,7 @@ class ReplicationApp(Starlette):
         self._loads: set[str | None] = set()
         #: Rung for each of those when the server ends: its provider may give nothing for long.
         self._ends: set[asyncio.Future[None]] = set()
-        routes = [
+        self._known = [
             self._route("GET", "/v1/wal", self._wal),
             self._route("POST", "/v1/replicas", self._register),
             self._route("DELETE", "/v1/replicas/{id}", self._unregister),
@@ -109,7 +109,7 @@ class ReplicationApp(Starlette):
             self._route("GET", "/metrics", self._metrics),
             *(self._route("GET", each, partial(_file, each), tokens=False) for each in FILES),
         ]
-        super().__init__(routes=routes, exception_handlers={HTTPException: _no_such_route})
+        super().__init__(routes=self._known, exception_handlers={HTTPException: self._no_such_route})
         self.router.redirect_slashes = False
 
     def counters(self) -> Counters:
@@ -154,6 +154,16 @@ class ReplicationApp(Starlette):
         if path in _STREAMS and found.methods:
             found.methods.discard("HEAD")  # which is to change nothing: these move slots, and begin a bootstrap
         return found
+
+    async def _no_such_route(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        words = "there is nothing at this address for this method"
+        answer = _problem(Problem(error.status_code, "no-such-route", words))
+        answer.headers.update(error.headers or {})
+        if error.status_code == 405:  # starlette names the methods of one route, where an address has several
+            here = [each for each in self._known if each.matches(request.scope)[0] is not Match.NONE]
+            answer.headers["allow"] = ", ".join(sorted({method for each in here for method in each.methods or ()}))
+        return answer
 
     def _grant(self, request: Request, tokens: bool) -> Grant:
         if self._auth is not None:
@@ -349,10 +359,3 @@ async def _whole(body: bytes) -> AsyncIterator[bytes]:
 def _problem(problem: Problem) -> Response:
     asked = {"www-authenticate": "Bearer"} if problem.status == 401 else {}
     return Response(problem.encode(), problem.status, {**_PLAIN, **asked, CHECKSUM: problem.check()}, PROBLEM_TYPE)
-
-
-async def _no_such_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    answer = _problem(Problem(error.status_code, "no-such-route", "there is nothing at this address for this method"))
-    answer.headers.update(error.headers or {})
-    return answer
