@@ -1,6 +1,6 @@
 """What names a record, ``Position``, and what the numbers and bytes of one may be."""
 
-from __future__ import annotations
+# No annotations as texts here: those of a NamedTuple would be compiled, one by one, at each start of a program.
 
 import re
 from typing import Any, Final, NamedTuple

@@ -64,6 +64,18 @@ def test_an_open_loads_nothing_that_takes_long_and_is_not_used(core: ModuleType,
         assert loaded.isdisjoint({"dataclasses", "inspect", "walspool.changes"})
 
 
+def test_an_open_compiles_no_text(core: ModuleType, tmp_path: Path) -> None:
+    program = (
+        "import builtins, walspool.core\n"
+        "texts, known = [], compile\n"
+        "builtins.compile = lambda source, *given, **more: (\n"
+        "    isinstance(source, str) and texts.append(source), known(source, *given, **more))[1]\n"
+        "walspool.open('app.db').close()\n"
+        "assert not texts, texts"
+    )
+    assert "walspool.spool.log" in _loads(core, program, tmp_path)
+
+
 def test_a_follower_needs_nothing_that_a_server_does(core: ModuleType, tmp_path: Path) -> None:
     loaded = _loads(core, "import walspool.net, walspool.net.sink, walspool.net.source, walspool.net.auth", tmp_path)
     assert {each.partition(".")[0] for each in loaded} - {"walspool"} <= set(sys.stdlib_module_names)

@@ -1,6 +1,6 @@
 """Every file name of a spool, and the file operations that promise durability."""
 
-from __future__ import annotations
+# No annotations as texts here: those of a NamedTuple would be compiled, one by one, at each start of a program.
 
 import contextlib
 import errno

@@ -1,6 +1,6 @@
 """What is on disk, and what that means. Read-only: nothing here changes a file."""
 
-from __future__ import annotations
+# No annotations as texts here: those of a NamedTuple would be compiled, one by one, at each start of a program.
 
 import errno
 from collections.abc import Iterable

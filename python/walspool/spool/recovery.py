@@ -1,6 +1,6 @@
 """From what was found to what is done about it: saving, cutting, holes, and making what is published durable."""
 
-from __future__ import annotations
+# No annotations as texts here: those of a NamedTuple would be compiled, one by one, at each start of a program.
 
 import os
 import time
@@ -32,7 +32,7 @@ class Recovered(NamedTuple):
     active: Segment
     mark: Mark
     mark_file: core.File
-    report: Callable[[], RecoveryReport]
+    report: Callable[[], "RecoveryReport"]
 
 
 def recover(files: SpoolFiles, lock: WriterLock, *, strict: bool, thorough: bool = False) -> Recovered:
@@ -62,7 +62,7 @@ def recover(files: SpoolFiles, lock: WriterLock, *, strict: bool, thorough: bool
 
 def report_of(
     found: Inspection, snapshot: Snapshot, cut_bytes: int, quarantine: Path | None, started: float
-) -> Callable[[], RecoveryReport]:
+) -> Callable[[], "RecoveryReport"]:
     """What an open found, as users meet it; made when one asks, for its class takes as long to load as an open."""
     reports = [each.report for each in snapshot.everything()]
     facts: dict[str, Any] = {
@@ -76,7 +76,7 @@ def report_of(
         "duration_ms": (time.monotonic() - started) * 1000,
     }
 
-    def report() -> RecoveryReport:
+    def report() -> "RecoveryReport":
         from walspool.spool.reports import RecoveryReport
 
         return RecoveryReport(**facts)

@@ -1,6 +1,6 @@
 """The list of segments: which files hold the log, look-up by LSN, sealing the active one and starting the next."""
 
-from __future__ import annotations
+# No annotations as texts here: those of a NamedTuple would be compiled, one by one, at each start of a program.
 
 import contextlib
 import os
@@ -46,7 +46,7 @@ class Segment(NamedTuple):
         location = self.location
         return location if isinstance(location, Path) else Path(location)
 
-    def info(self, *, sealed: bool) -> SegmentInfo:
+    def info(self, *, sealed: bool) -> "SegmentInfo":
         """The public view of it."""
         from walspool.spool.reports import SegmentInfo
 

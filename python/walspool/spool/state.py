@@ -1,6 +1,6 @@
 """What frames can't say: ``.state``, synced before anything relies on it, and ``.mark``, never synced."""
 
-from __future__ import annotations
+# No annotations as texts here: those of a NamedTuple would be compiled, one by one, at each start of a program.
 
 import json
 import os
@@ -72,7 +72,7 @@ class State(NamedTuple):
     #: Fields of a later release, kept as they are.
     extra: Mapping[str, Any] = MappingProxyType({})
 
-    def with_hole(self, first: int, last: int) -> State:
+    def with_hole(self, first: int, last: int) -> "State":
         """This state with one more lost range; new LSNs start above it."""
         merged: list[tuple[int, int]] = []
         for low, high in sorted((*self.holes, (first, last))):
@@ -86,7 +86,7 @@ class State(NamedTuple):
         """Whether the whole range is known to be lost."""
         return any(low <= first and last <= high for low, high in self.holes)
 
-    def restarted(self) -> State:
+    def restarted(self) -> "State":
         """This state once the restart that is under way is done; the same where there is none."""
         position = self.restart
         if position is None:
@@ -123,7 +123,7 @@ class State(NamedTuple):
         return b"walspool-state %d crc32=%08x\n" % (_STATE_VERSION, core.crc32(text)) + text
 
     @classmethod
-    def decode(cls, data: bytes) -> State:
+    def decode(cls, data: bytes) -> "State":
         """The state in a file's content; ``ValueError`` says what is wrong with it."""
         head = _STATE_HEAD.match(data)
         if head is None:
@@ -227,14 +227,14 @@ class Mark(NamedTuple):
     sector: bytes = bytes(MARK_BYTES)
 
     @classmethod
-    def new(cls, spool_id: bytes, lsn: int, sector: bytes = bytes(MARK_BYTES)) -> Mark:
+    def new(cls, spool_id: bytes, lsn: int, sector: bytes = bytes(MARK_BYTES)) -> "Mark":
         """A mark with its sector made anew on top of ``sector``."""
         head = _MARK_HEAD.pack(_MARK_MAGIC, _MARK_VERSION, spool_id, lsn)
         body = head[:24] + sector[24:32] + head[32:] + sector[40 : MARK_BYTES - 4]
         return cls(lsn, spool_id, body + _CRC.pack(core.crc32(body)))
 
     @classmethod
-    def decode(cls, sector: bytes) -> Mark | None:
+    def decode(cls, sector: bytes) -> "Mark | None":
         """The mark in a sector, ``None`` where it can't be read."""
         if len(sector) != MARK_BYTES:
             return None
