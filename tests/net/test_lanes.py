@@ -136,11 +136,11 @@ def test_a_server_that_has_ended_leaves_no_thread(tmp_path: Path) -> None:
 
 
 def test_bodies_on_their_way_have_a_bound(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MAX_BODIES_BYTES", 1_000)
+    monkeypatch.setattr(records, "MAX_HELD_BYTES", 1_000)
     for _ in range(2):  # what has ended counts no more, however it ended
         with socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as slow:
             slow.sendall(b"POST /v1/records HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n" + bytes(800))
-            while served.app._bodies._held < 800:
+            while served.app._coming._held < 800:
                 assert served.ask("GET", "/healthz")[0] == 200
             problem = served.refusal("POST", "/v1/records", bytes(201))
             assert (problem.status, problem.kind) == (503, "busy")
@@ -148,3 +148,21 @@ def test_bodies_on_their_way_have_a_bound(served: Served, monkeypatch: pytest.Mo
             slow.sendall(bytes(100))
             assert slow.recv(12) == b"HTTP/1.1 200"
         assert served.ask("POST", "/v1/records", bytes(1_000))[0] == 200
+
+
+def test_records_that_are_not_taken_yet_have_a_bound(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_HELD_BYTES", 1_000)
+    (lsn,) = json.loads(served.ask("POST", "/v1/records", b"a" * (12 << 20))[1])["lsns"]
+    path = f"/v1/records?since_lsn={lsn - 1}"
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        slow.settimeout(PATIENCE_S)
+        slow.connect(("127.0.0.1", served.port))
+        slow.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        problem = served.refusal("GET", path)
+        assert (problem.status, problem.kind) == (503, "busy")
+        assert served.ask("GET", "/healthz")[0] == 200
+    while (answer := served.ask("GET", path))[0] == 503:
+        pass  # until it is seen that nobody takes the other one
+    assert len(json.loads(answer[1])["records"][0]["payload"]) == 12 << 20
