@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,16 @@ def test_records_that_are_not_taken_yet_have_a_bound(served: Served, monkeypatch
         problem = served.refusal("GET", path)
         assert (problem.status, problem.kind) == (503, "busy")
         assert served.ask("GET", "/healthz")[0] == 200
-    while (answer := served.ask("GET", path))[0] == 503:
-        pass  # until it is seen that nobody takes the other one
+    deadline = time.monotonic() + PATIENCE_S
+    while (answer := served.ask("GET", path))[0] == 503:  # until it is seen that nobody takes the other one
+        assert time.monotonic() < deadline
     assert len(json.loads(answer[1])["records"][0]["payload"]) == 12 << 20
+
+
+def test_records_are_taken_within_a_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert served.ask("POST", "/v1/records", b"a")[0] == 200
+    monkeypatch.setattr(server, "TAKING_S", -1.0)
+    with pytest.raises(http.client.IncompleteRead):
+        served.ask("GET", "/v1/records")
+    monkeypatch.undo()
+    assert served.ask("GET", "/v1/records")[0] == 200

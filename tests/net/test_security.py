@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -238,14 +239,18 @@ def test_records_that_nobody_takes_do_not_fill_the_memory(alone: Alone, request:
     before = alone.memory()
     head = f"GET /v1/records?since_lsn={lsn - 1} HTTP/1.1\r\nhost: db-1\r\nauthorization: Bearer {READ}\r\n\r\n"
     with ExitStack() as held:
+        asked_at_once = []
         for _ in range(40):
-            slow = held.enter_context(_dial(alone))
-            slow.sendall(head.encode())
+            asked_at_once.append(held.enter_context(_dial(alone)))
+            asked_at_once[-1].sendall(head.encode())
+        for slow in asked_at_once:
             assert slow.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 503")
         _is_served(alone)
         more = alone.memory() - before
         assert more < BOUND_BYTES + (64 << 20), f"{more / 1e6:.1f} MB more"
     # there is room again once those are gone
+    deadline = time.monotonic() + PATIENCE_S
     while (answer := asked()).status == 503:
+        assert time.monotonic() < deadline
         assert json.loads(answer.read())["type"].endswith("busy")
     assert len(json.loads(answer.read())["records"][0]["payload"]) == 12 << 20

@@ -66,7 +66,7 @@ def test_an_open_loads_nothing_that_takes_long_and_is_not_used(core: ModuleType,
 
 def test_an_open_compiles_no_text(core: ModuleType, tmp_path: Path) -> None:
     program = (
-        "import builtins, walspool.core\n"
+        "import builtins, walspool\n"
         "texts, known = [], compile\n"
         "builtins.compile = lambda source, *given, **more: (\n"
         "    isinstance(source, str) and texts.append(source), known(source, *given, **more))[1]\n"

@@ -1,7 +1,7 @@
 """The primary's end as an ASGI application: reads requests, calls ``Source``, streams what it gives.
 
 Whatever touches the disk runs in a thread; waiting for new records costs none. A response costs one chunk of memory, or
-one frame where that is larger.
+one frame where that is larger; records as JSON cost all of theirs, and all such answers together have a bound.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from walspool.net.messages import Ack, Registration, SnapshotHead, WalRequest, r
 from walspool.net.page import FILES, HEADERS, content
 from walspool.net.protocol import (
     CHECKSUM,
+    CHUNK_BYTES,
     MAX_RESPONSE_S,
     PROBLEM_TYPE,
     SESSION,
@@ -42,7 +43,7 @@ from walspool.net.records import MAX_RECORDS_BYTES, Room, append, parse_ack, rea
 from walspool.net.serving import Counters, Wait
 from walspool.net.source import Pull, SnapshotProvider, Source
 from walspool.net.state import retention_of, slots_of, status_of
-from walspool.net.transfer import STALL_S, CutOff, Stream, body_of, client_gone, tell
+from walspool.net.transfer import STALL_S, TAKING_S, CutOff, Stream, body_of, client_gone, tell
 from walspool.replication.primary import PrimaryReplication
 from walspool.spool.follow import LoopWaiter
 
@@ -87,6 +88,8 @@ class ReplicationApp(Starlette):
         self._lanes = Lanes()
         #: For records to append, and for records as JSON.
         self._coming, self._going = Room(), Room()
+        #: Held while an answer is made, so that no more than one is not counted yet.
+        self._making = asyncio.Lock()
         #: The replicas that a snapshot is made for, or sent to.
         self._loads: set[str | None] = set()
         #: Rung for each of those when the server ends: its provider may give nothing for long.
@@ -220,9 +223,19 @@ class ReplicationApp(Starlette):
         grant.require("read")
         with ExitStack() as held:
             come = held.enter_context(self._going.one())
-            found = await self._lanes.run(Lane.LOOK, lambda: _json(read(self._primary, request.scope["query_string"])))
-            come(len(found.body))
-            return Stream(_whole(bytes(found.body)), dict(found.headers), held.pop_all().close, self.watched)
+            async with self._making:
+                query = request.scope["query_string"]
+                found = await self._lanes.run(Lane.LOOK, lambda: _json(read(self._primary, query)))
+                come(len(found.body))
+            return Stream(self._whole(bytes(found.body)), dict(found.headers), held.pop_all().close, self.watched)
+
+    async def _whole(self, body: bytes) -> AsyncIterator[bytes]:
+        """An answer that is held until it is taken, which has an end: others may wait for the room."""
+        until = time.monotonic() + TAKING_S
+        for at in range(0, len(body), CHUNK_BYTES):
+            if self._ending or time.monotonic() > until:
+                raise CutOff
+            yield body[at : at + CHUNK_BYTES]
 
     async def _register(self, request: Request, grant: Grant) -> Response:
         registration = Registration.parse(await body_of(request))
@@ -350,10 +363,6 @@ def _session(request: Request) -> int | None:
 def _json(value: dict[str, Any]) -> Response:
     body = json.dumps(value).encode()
     return Response(body, media_type="application/json", headers={**_PLAIN, CHECKSUM: checksum("200", body)})
-
-
-async def _whole(body: bytes) -> AsyncIterator[bytes]:
-    yield body
 
 
 def _problem(problem: Problem) -> Response:

@@ -13,13 +13,15 @@ from starlette.types import Receive, Scope, Send
 from walspool.errors import SpoolClosed
 from walspool.net.protocol import CHUNK_BYTES, MAX_JSON_BYTES, Refused, printable
 
-__all__ = ["BODY_S", "PIECE_BYTES", "STALL_S", "CutOff", "Stream", "body_of", "client_gone", "tell"]
+__all__ = ["BODY_S", "PIECE_BYTES", "STALL_S", "TAKING_S", "CutOff", "Stream", "body_of", "client_gone", "tell"]
 
 log = logging.getLogger("walspool")
 
 #: A client that takes nothing, or gives nothing, for so long is dropped.
 STALL_S: Final = 30.0
 BODY_S: Final = 10.0
+#: An answer that costs memory until it is taken is cut off behind so long.
+TAKING_S: Final = 600.0
 #: A part goes out so many bytes at a time, so that who takes a large frame slowly is seen to take it.
 PIECE_BYTES: Final = 64 << 10
 

@@ -8,7 +8,7 @@ Little-endian, CRC-32 (zlib's) over everything between the magic and the checksu
     version 1    RDLW 01                  lsn:8                length:8 payload           (read only)
 """
 
-from __future__ import annotations
+# No annotations as texts here: those of a NamedTuple would be compiled, one by one, at each start of a program.
 
 import struct
 import zlib

@@ -1,6 +1,6 @@
 """Frames that come as bytes, as replication ships them: checked, never encoded again."""
 
-from __future__ import annotations
+# No annotations as texts here: those of a NamedTuple would be compiled, one by one, at each start of a program.
 
 import zlib
 from typing import NamedTuple
