@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,40 @@ def test_it_is_followed_there_and_ends_at_once(tmp_path: Path) -> None:
             server.should_exit = True
             thread.join(20)  # its stream would last 30 s
             assert not thread.is_alive()
+
+
+async def _large(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("a" * (12 << 20))
+
+
+def test_a_shutdown_cuts_off_nobody_whom_the_service_answers(tmp_path: Path) -> None:
+    with (
+        PrimaryReplication(tmp_path / "app.db") as primary,
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.socket() as slow,
+    ):
+        log = create_app(primary)
+        service = Starlette(routes=[Route("/large", _large), Mount("/log", log)])
+        ages = 10 * PATIENCE_S
+        server = _Server(config(service, mounted=log, limits=Limits(shutdown_s=ages, stall_s=ages, behind_s=0.0)))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        assert server.listening.wait(PATIENCE_S)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        slow.settimeout(PATIENCE_S)
+        slow.connect(("127.0.0.1", listening.getsockname()[1]))
+        slow.sendall(b"GET /large HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        taken = slow.recv(12)
+        server.should_exit = True
+        with suppress(OSError):  # refused, or reset: the shutdown has begun
+            while True:
+                socket.create_connection(slow.getpeername(), PATIENCE_S).close()
+        while part := slow.recv(1 << 20):
+            taken += part
+        assert taken.startswith(b"HTTP/1.1 200")
+        assert taken.endswith(b"a" * (12 << 20))
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
 
 
 def test_the_service_has_a_life_of_its_own(tmp_path: Path) -> None:

@@ -205,6 +205,24 @@ def test_a_shutdown_ends_what_is_under_way(tmp_path: Path) -> None:
         assert not served.thread.is_alive()
 
 
+@pytest.mark.parametrize("path", ["/v1/wal?since_lsn=10", "/v1/records?since_lsn=10"])
+def test_a_shutdown_waits_for_nobody_who_takes_nothing(tmp_path: Path, path: str) -> None:
+    ages = 10 * PATIENCE_S
+    with (
+        serving(tmp_path, limits=Limits(shutdown_s=ages, stall_s=ages)) as served,
+        socket.socket() as slow,
+    ):
+        assert served.primary.commit(b"a" * (12 << 20)).lsn == 11
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        slow.settimeout(PATIENCE_S)
+        slow.connect(("127.0.0.1", served.port))
+        slow.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        served.server.should_exit = True
+        served.thread.join(PATIENCE_S)
+        assert not served.thread.is_alive()
+
+
 def test_the_log_always_has_files_left(monkeypatch: pytest.MonkeyPatch) -> None:
     for files, connections in ((1_024, 341), (1 << 20, 1_000), (resource.RLIM_INFINITY, 1_000), (1, 1)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))

@@ -45,6 +45,8 @@ class Limits:
     stall_s: float = STALL_S
     #: How long a shutdown waits for what is under way.
     shutdown_s: int = 10
+    #: How long it waits for a receiver that is behind: what it lacks, it asks for again.
+    behind_s: float = 0.25
     #: Connections at a time: the one that has waited longest for a request makes room for the next. ``None``: a third
     #: of the files that the process may open (a stream takes two), so that the log always has some left; at most 1000.
     connections: int | None = None
@@ -109,8 +111,20 @@ class Server(uvicorn.Server):
         """Take no more connections, end the responses under way, then everything else."""
         assert isinstance(self.config, _Config)
         self.config.replication.end_streams()
-        await super().shutdown(sockets)
+        cutting = asyncio.ensure_future(self._cut_off(self.config.replication, self.config.limits.behind_s))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()
         self.config.replication.end_threads()
+
+    async def _cut_off(self, app: ReplicationApp, behind_s: float) -> None:
+        """Let nobody wait for those who do not take what is left. Answers of a service around ``app`` are its own."""
+        while True:
+            await asyncio.sleep(behind_s)
+            for each in list(self.server_state.connections):
+                if isinstance(each, _Connection) and each.flow.write_paused and each.is_for(app):
+                    each.transport.abort()
 
 
 class _Connection(HttpToolsProtocol):
@@ -141,6 +155,10 @@ class _Connection(HttpToolsProtocol):
     def _waits(self) -> bool:
         """Whether no request is under way."""
         return self.cycle is None or self.cycle.response_complete
+
+    def is_for(self, app: ReplicationApp) -> bool:
+        """Whether it is ``app`` that answers, or has answered last."""
+        return self.cycle is not None and self.cycle.scope.get("app") is app
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         assert self._limits.connections is not None
