@@ -244,7 +244,8 @@ def test_records_that_nobody_takes_do_not_fill_the_memory(alone: Alone, request:
             asked_at_once.append(held.enter_context(_dial(alone)))
             asked_at_once[-1].sendall(head.encode())
         for slow in asked_at_once:
-            assert slow.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 503")
+            with suppress(OSError):  # it may have been dropped by now, taking nothing
+                assert slow.recv(12) in (b"", b"HTTP/1.1 200", b"HTTP/1.1 503")
         _is_served(alone)
         more = alone.memory() - before
         assert more < BOUND_BYTES + (64 << 20), f"{more / 1e6:.1f} MB more"
